@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What memory attributes cost: time of conversions, memory kept, and faults.
+ *
+ * Prints one figure a line: name, value, unit.  It calls nothing that an
+ * unpatched kernel doesn't have, so that two kernels can be compared.  A value
+ * is the median of several runs, each on a new VM, unless it says otherwise.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+#include <linux/sizes.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define SHARED		0
+#define BASE		((uint64_t)SZ_4G)
+#define GIB		((uint64_t)SZ_1G)
+#define TIB		(GIB << 10)
+/* A slot has less than 2^31 pages. */
+#define MAX_SLOT	(4 * TIB)
+
+static int repeats = 5;
+static uint64_t largest = 64 * GIB;
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return timespec_to_ns(ts);
+}
+
+static int compare(const void *a, const void *b)
+{
+	int64_t d = *(const int64_t *)a - *(const int64_t *)b;
+
+	return d < 0 ? -1 : d > 0;
+}
+
+static int64_t median(int64_t *v, int n)
+{
+	qsort(v, n, sizeof(*v), compare);
+	return v[n / 2];
+}
+
+static void figure(const char *name, int64_t value, const char *unit)
+{
+	printf("%s %ld %s\n", name, value, unit);
+	fflush(stdout);
+}
+
+/* Kernel memory in slabs, in bytes. */
+static int64_t slab_bytes(void)
+{
+	FILE *f = fopen("/proc/meminfo", "r");
+	char line[128];
+	long kib = 0;
+
+	while (fgets(line, sizeof(line), f) && sscanf(line, "Slab: %ld kB", &kib) != 1)
+		;
+	fclose(f);
+	return kib * 1024;
+}
+
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *guest_code)
+{
+	struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+		.type = KVM_X86_SW_PROTECTED_VM,
+	};
+
+	return vm_create_shape_with_one_vcpu(shape, vcpu, guest_code);
+}
+
+static int64_t convert(struct kvm_vm *vm, uint64_t size, uint64_t attrs)
+{
+	uint64_t begin = now_ns();
+
+	vm_set_memory_attributes(vm, BASE, size, attrs);
+	return now_ns() - begin;
+}
+
+/* Slots of @size bytes in all, without memory behind them yet. */
+static void add_slots(struct kvm_vm *vm, uint64_t size, void *hva, int gmem)
+{
+	uint64_t done, n;
+	int slot = 10;
+
+	for (done = 0; done < size; done += n, slot++) {
+		n = min(size - done, MAX_SLOT);
+		vm_set_user_memory_region2(vm, slot, KVM_MEM_GUEST_MEMFD, BASE + done,
+					   n, hva + done, gmem, done);
+	}
+}
+
+static void *reserve(uint64_t size)
+{
+	void *hva = mmap(NULL, size + GIB, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	TEST_ASSERT(hva != MAP_FAILED, "No address space for %lu bytes", size);
+	return align_ptr_up(hva, GIB);
+}
+
+/* A fresh range to private, and back. */
+static void bench_range(uint64_t size, const char *label)
+{
+	int64_t to_private[repeats], to_shared[repeats], kept[repeats];
+	/* More than a second a run: once tells it. */
+	int i, n = repeats;
+	char name[64];
+
+	for (i = 0; i < n; i++) {
+		void *hva = reserve(size);
+		struct kvm_vcpu *vcpu;
+		struct kvm_vm *vm = create_vm(&vcpu, NULL);
+		int gmem = vm_create_guest_memfd(vm, size, 0);
+		int64_t slab;
+
+		add_slots(vm, size, hva, gmem);
+		slab = slab_bytes();
+		to_private[i] = convert(vm, size, PRIVATE);
+		kept[i] = slab_bytes() - slab;
+		to_shared[i] = convert(vm, size, SHARED);
+		if (to_private[i] > NSEC_PER_SEC)
+			n = i + 1;
+		kvm_vm_free(vm);
+		close(gmem);
+		munmap(hva, size);
+	}
+
+	snprintf(name, sizeof(name), "to_private_%s", label);
+	figure(name, median(to_private, n), "ns");
+	snprintf(name, sizeof(name), "to_shared_%s", label);
+	figure(name, median(to_shared, n), "ns");
+	snprintf(name, sizeof(name), "kept_%s", label);
+	figure(name, median(kept, n), "bytes");
+}
+
+/* Convert every other page of 1 GiB; the median of all 2 MiB, for a call. */
+static int64_t convert_every_other_page(struct kvm_vm *vm, uint64_t attrs)
+{
+	enum { BLOCKS = SZ_1G / SZ_2M, CALLS = SZ_2M / 4096 / 2 };
+	uint64_t begin, gpa = BASE;
+	int64_t ns[BLOCKS];
+	int i, j;
+
+	for (i = 0; i < BLOCKS; i++) {
+		begin = now_ns();
+		for (j = 0; j < CALLS; j++, gpa += 2 * PAGE_SIZE)
+			vm_set_memory_attributes(vm, gpa, PAGE_SIZE, attrs);
+		ns[i] = (now_ns() - begin) / CALLS;
+	}
+	return median(ns, BLOCKS);
+}
+
+static void bench_fragmented(void)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, NULL);
+	int gmem = vm_create_guest_memfd(vm, GIB, 0);
+	void *hva = reserve(GIB);
+	int64_t slab;
+
+	add_slots(vm, GIB, hva, gmem);
+	slab = slab_bytes();
+	figure("fragment_1g", convert_every_other_page(vm, PRIVATE), "ns/call");
+	figure("kept_fragmented_1g", slab_bytes() - slab, "bytes");
+	figure("reunite_1g", convert_every_other_page(vm, SHARED), "ns/call");
+	kvm_vm_free(vm);
+	close(gmem);
+	munmap(hva, GIB);
+}
+
+/* 2 MiB to private and back, over and over, in a VM of 1 GiB. */
+static void bench_2m(void)
+{
+	enum { ROUNDS = 301 };
+	int64_t ns[ROUNDS];
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, NULL);
+	int gmem = vm_create_guest_memfd(vm, GIB, 0);
+	void *hva = reserve(GIB);
+	int i;
+
+	add_slots(vm, GIB, hva, gmem);
+	for (i = 0; i < ROUNDS; i++)
+		ns[i] = convert(vm, SZ_2M, i % 2 ? SHARED : PRIVATE);
+	figure("convert_2m", median(ns, ROUNDS), "ns");
+	kvm_vm_free(vm);
+	close(gmem);
+	munmap(hva, GIB);
+}
+
+static void bench_memslot(void)
+{
+	int64_t ns[repeats];
+	int i;
+
+	for (i = 0; i < repeats; i++) {
+		struct kvm_vcpu *vcpu;
+		struct kvm_vm *vm = create_vm(&vcpu, NULL);
+		int gmem = vm_create_guest_memfd(vm, TIB, 0);
+		void *hva = reserve(TIB);
+		uint64_t begin = now_ns();
+
+		add_slots(vm, TIB, hva, gmem);
+		ns[i] = now_ns() - begin;
+		kvm_vm_free(vm);
+		close(gmem);
+		munmap(hva, TIB);
+	}
+	figure("memslot_1t", median(ns, repeats), "ns");
+}
+
+static void guest_touch(uint64_t pages, uint64_t step)
+{
+	uint64_t i;
+
+	for (;;) {
+		for (i = 0; i < pages; i++)
+			READ_ONCE(*(uint64_t *)(BASE + i * step));
+		GUEST_SYNC(0);
+	}
+}
+
+static int64_t touch(struct kvm_vcpu *vcpu)
+{
+	uint64_t begin = now_ns();
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	return now_ns() - begin;
+}
+
+/*
+ * A first access, of which the host has the memory, to @pages pages @step bytes
+ * apart: the time of touching all pages for the first time, less that of
+ * touching them again.  The VM has memory of both kinds elsewhere, too.
+ */
+static void bench_fault(const char *name, uint64_t attrs, int pages, uint64_t step)
+{
+	const uint64_t size = pages * step, elsewhere = BASE + 64 * GIB;
+	int64_t ns[repeats];
+	int i;
+
+	for (i = 0; i < repeats; i++) {
+		struct kvm_vcpu *vcpu;
+		struct kvm_vm *vm = create_vm(&vcpu, guest_touch);
+		int gmem = vm_create_guest_memfd(vm, size, 0);
+		char *hva = reserve(size);
+
+		TEST_ASSERT(attrs == SHARED ||
+			    !fallocate(gmem, FALLOC_FL_KEEP_SIZE, 0, size),
+			    "fallocate() failed");
+		TEST_ASSERT(!madvise(hva, size, step == PAGE_SIZE ? MADV_NOHUGEPAGE :
+								    MADV_HUGEPAGE),
+			    "madvise() failed");
+		memset(hva, 1, size);
+		add_slots(vm, size, hva, gmem);
+		virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+		vm_mem_set_private(vm, elsewhere, GIB);
+		vm_mem_set_shared(vm, elsewhere + SZ_16M, PAGE_SIZE);
+		vm_set_memory_attributes(vm, BASE, size, attrs);
+		vcpu_args_set(vcpu, 2, pages, step);
+		ns[i] = touch(vcpu);
+		ns[i] -= touch(vcpu);
+		kvm_vm_free(vm);
+		close(gmem);
+		munmap(hva, size);
+	}
+	figure(name, median(ns, repeats) / pages, "ns/fault");
+}
+
+/* What is worth counting in instructions. */
+static void bench_short(void)
+{
+	bench_2m();
+	bench_fragmented();
+	bench_fault("fault_private", PRIVATE, 2048, PAGE_SIZE);
+	bench_fault("fault_shared", SHARED, 2048, PAGE_SIZE);
+	bench_fault("fault_shared_2m", SHARED, 256, SZ_2M);
+}
+
+static void bench_conversions(void)
+{
+	static const struct {
+		uint64_t size;
+		const char *label;
+	} ranges[] = {
+		{ GIB, "1g" }, { 16 * GIB, "16g" }, { 64 * GIB, "64g" },
+		{ TIB, "1t" }, { 16 * TIB, "16t" },
+	};
+	int i;
+
+	/* First, so that no freed memory is there to be used again. */
+	bench_fragmented();
+	bench_2m();
+	for (i = 0; i < ARRAY_SIZE(ranges) && ranges[i].size <= largest; i++)
+		bench_range(ranges[i].size, ranges[i].label);
+	bench_memslot();
+}
+
+static void help(const char *name)
+{
+	printf("usage: %s [-s] [-m GIB] [-n REPEATS]\n"
+	       " -s: faults and short conversions, no ranges\n"
+	       " -m: largest range to convert, in GiB (default 64)\n"
+	       " -n: runs of which the median is taken (default %d)\n", name, repeats);
+	exit(KSFT_SKIP);
+}
+
+int main(int argc, char **argv)
+{
+	bool only_short = false;
+	int opt;
+
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM));
+
+	while ((opt = getopt(argc, argv, "sm:n:h")) != -1) {
+		switch (opt) {
+		case 's':
+			only_short = true;
+			break;
+		case 'm':
+			largest = atoi_positive("GiB", optarg) * GIB;
+			break;
+		case 'n':
+			repeats = atoi_positive("runs", optarg);
+			break;
+		default:
+			help(argv[0]);
+		}
+	}
+
+	if (only_short)
+		bench_short();
+	else
+		bench_conversions();
+	return 0;
+}

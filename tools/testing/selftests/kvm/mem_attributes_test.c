@@ -1,0 +1,1066 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Memory attributes: KVM_SET_MEMORY_ATTRIBUTES, KVM_GET_MEMORY_ATTRIBUTES and
+ * KVM_SET_MEMORY_ATTRIBUTES_LIST, what they refuse, and which large pages KVM
+ * maps around memory of both kinds.
+ *
+ * The level of mappings is read from the VM's statistics (pages_2m, pages_1g);
+ * attributes are compared with an oracle of one byte a page after each step.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/kvm_mem.h>
+#include <linux/sizes.h>
+
+#include "kselftest.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define SHARED		0
+
+#define SLOT		10
+#define OTHER_SLOT	11
+#define BASE		((uint64_t)SZ_4G)
+#define BLOCK		((uint64_t)SZ_2M)
+#define GIB		((uint64_t)SZ_1G)
+#define OTHER_BASE	(BASE + 4 * GIB)
+
+/* ---- Guest -------------------------------------------------------------- */
+
+enum guest_op { OP_READ, OP_CONVERT };
+
+/* What the guest shall do next; the host writes it between two runs. */
+static struct guest_cmd {
+	uint64_t gpa[16];
+	int nr;
+} cmd;
+
+static void guest_read(void)
+{
+	int i;
+
+	for (;;) {
+		for (i = 0; i < cmd.nr; i++)
+			READ_ONCE(*(uint64_t *)cmd.gpa[i]);
+		GUEST_SYNC(OP_READ);
+	}
+}
+
+/* ---- Slots -------------------------------------------------------------- */
+
+/* Memory whose address is that of @gpa modulo 1 GiB, so that both align. */
+static void *map_like_gpa(uint64_t gpa, size_t size, bool hugetlb)
+{
+	size_t reserved = size + 2 * GIB;
+	char *area, *hva;
+
+	area = mmap(NULL, reserved, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	TEST_ASSERT(area != MAP_FAILED, "Reserving %zu bytes failed", reserved);
+	hva = align_ptr_up(area, GIB) + gpa % GIB;
+
+	hva = mmap(hva, size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED |
+		   (hugetlb ? MAP_HUGETLB | (30 << MAP_HUGE_SHIFT) : 0), -1, 0);
+	if (hva == MAP_FAILED) {
+		munmap(area, reserved);
+		return NULL;
+	}
+	if (hugetlb)
+		return hva;
+
+	TEST_ASSERT(!madvise(hva, size, MADV_HUGEPAGE), "No huge pages");
+	/* Huge pages are there before the guest faults. */
+	memset(hva, 0, size);
+	return hva;
+}
+
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *guest_code)
+{
+	struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+		.type = KVM_X86_SW_PROTECTED_VM,
+	};
+
+	return vm_create_shape_with_one_vcpu(shape, vcpu, guest_code);
+}
+
+static void add_slot(struct kvm_vm *vm, int slot, uint64_t gpa, uint64_t size,
+		     void *hva, int gmem)
+{
+	vm_set_user_memory_region2(vm, slot, gmem < 0 ? 0 : KVM_MEM_GUEST_MEMFD,
+				   gpa, size, hva, gmem, 0);
+}
+
+static void delete_slot(struct kvm_vm *vm, int slot, uint64_t gpa)
+{
+	vm_set_user_memory_region2(vm, slot, 0, gpa, 0, NULL, -1, 0);
+}
+
+static int set_attrs(struct kvm_vm *vm, uint64_t gpa, uint64_t size, uint64_t attrs)
+{
+	struct kvm_memory_attributes a = {
+		.address = gpa,
+		.size = size,
+		.attributes = attrs,
+	};
+
+	return __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, &a);
+}
+
+/* ---- Reading back ------------------------------------------------------- */
+
+/* Compare the attributes of [@gpa, @gpa + @nr pages) with @want, a byte each. */
+static void check_attrs(struct kvm_vm *vm, uint64_t gpa, const uint8_t *want,
+			size_t nr, uint32_t capacity)
+{
+	struct kvm_memory_attributes runs[64];
+	struct kvm_get_memory_attributes get = {
+		.address = gpa,
+		.size = nr * PAGE_SIZE,
+		.runs = (uintptr_t)runs,
+	};
+	uint64_t next = gpa, attrs = ~0ull;
+	uint32_t i;
+
+	TEST_ASSERT(capacity <= ARRAY_SIZE(runs), "Capacity");
+	while (get.size) {
+		get.nr = capacity;
+		vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
+		TEST_ASSERT(get.nr && get.nr <= capacity, "%u runs", get.nr);
+
+		for (i = 0; i < get.nr; i++) {
+			uint64_t page;
+
+			TEST_ASSERT(runs[i].address == next && runs[i].size && !runs[i].flags,
+				    "Run 0x%llx + 0x%llx, flags 0x%llx, not at 0x%lx",
+				    runs[i].address, runs[i].size, runs[i].flags, next);
+			TEST_ASSERT(runs[i].attributes != attrs,
+				    "Runs before and at 0x%lx are one", next);
+			attrs = runs[i].attributes;
+			next += runs[i].size;
+			for (page = runs[i].address; page < next; page += PAGE_SIZE)
+				TEST_ASSERT(want[(page - gpa) / PAGE_SIZE] == attrs,
+					    "0x%lx has 0x%lx", page, attrs);
+		}
+		TEST_ASSERT(get.address == next &&
+			    get.address + get.size == gpa + nr * PAGE_SIZE,
+			    "Go on at 0x%llx + 0x%llx after 0x%lx",
+			    get.address, get.size, next);
+	}
+}
+
+/* ---- Bad input ---------------------------------------------------------- */
+
+#define BAD_ADDR	(~0xffful)
+
+static struct kvm_memory_attributes some_runs[8];
+
+#define GET(...)	{ .address = BASE, .size = BLOCK, .nr = 8,	\
+			  .runs = (uintptr_t)some_runs, __VA_ARGS__ }
+
+static const struct {
+	const char *why;
+	struct kvm_get_memory_attributes get;
+	int error;
+} bad_gets[] = {
+	{ "flags",		GET(.flags = 1),			EINVAL },
+	{ "reserved 0",		GET(.reserved = { 1 }),			EINVAL },
+	{ "reserved 3",		GET(.reserved = { 0, 0, 0, 1 }),	EINVAL },
+	{ "no capacity",	GET(.nr = 0),				EINVAL },
+	{ "no size",		GET(.size = 0),				EINVAL },
+	{ "address, bytes",	GET(.address = BASE + 1),		EINVAL },
+	{ "size, bytes",	GET(.size = BLOCK - 1),			EINVAL },
+	{ "end above 2^64",	GET(.address = -BLOCK, .size = 2 * BLOCK), EINVAL },
+	{ "end at 2^64",	GET(.address = -BLOCK),			EINVAL },
+	{ "bad array",		GET(.runs = -4096ull),			EFAULT },
+	{ "null array",		GET(.runs = 0),				EFAULT },
+};
+
+#define RANGE(...)	{ .address = BASE, .size = BLOCK,		\
+			  .attributes = PRIVATE, __VA_ARGS__ }
+
+/* For SET, and as the third entry of a LIST. */
+static const struct {
+	const char *why;
+	struct kvm_memory_attributes range;
+} bad_ranges[] = {
+	{ "flags",			RANGE(.flags = 1) },
+	{ "unknown attribute, bit 0",	RANGE(.attributes = PRIVATE | 1) },
+	{ "unknown attribute, bit 63",	RANGE(.attributes = 1ull << 63) },
+	{ "no size",			RANGE(.size = 0) },
+	{ "address, bytes",		RANGE(.address = BASE + 8) },
+	{ "size, bytes",		RANGE(.size = BLOCK + 8) },
+	{ "end above 2^64",		RANGE(.address = -BLOCK, .size = 2 * BLOCK) },
+	{ "end at 2^64",		RANGE(.address = -BLOCK) },
+};
+
+static struct kvm_memory_attributes good_range[] = { RANGE() };
+
+#define LIST(...)	{ .ranges = (uintptr_t)good_range, .nr = 1, __VA_ARGS__ }
+
+static const struct {
+	const char *why;
+	struct kvm_memory_attributes_list list;
+	int error;
+} bad_lists[] = {
+	{ "flags",		LIST(.flags = 1),			EINVAL },
+	{ "pad",		LIST(.pad = 1),				EINVAL },
+	{ "reserved 0",		LIST(.reserved = { 1 }),		EINVAL },
+	{ "reserved 2",		LIST(.reserved = { 0, 0, 1 }),		EINVAL },
+	{ "no entry",		LIST(.nr = 0),				EINVAL },
+	{ "too many",		LIST(.nr = 4097),			EINVAL },
+	{ "very many",		LIST(.nr = UINT_MAX),			EINVAL },
+	{ "bad array",		LIST(.ranges = -4096ull),		EFAULT },
+	{ "null array",		LIST(.ranges = 0),			EFAULT },
+};
+
+static void expect(struct kvm_vm *vm, int ret, int error, const char *call,
+		   const char *why)
+{
+	static const uint8_t nothing[BLOCK / 4096];
+
+	TEST_ASSERT(ret == -1 && errno == error, "%s, %s: %d, errno %d, not %d",
+		    call, why, ret, errno, error);
+	check_attrs(vm, BASE, nothing, ARRAY_SIZE(nothing), 4);
+}
+
+static void test_bad_input(void)
+{
+	struct kvm_memory_attributes_list list;
+	struct kvm_memory_attributes range, three[3];
+	struct kvm_get_memory_attributes get;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int i;
+
+	vm = create_vm(&vcpu, guest_read);
+
+	for (i = 0; i < ARRAY_SIZE(bad_gets); i++) {
+		get = bad_gets[i].get;
+		expect(vm, __vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get),
+		       bad_gets[i].error, "GET", bad_gets[i].why);
+		TEST_ASSERT(!memcmp(&get, &bad_gets[i].get, sizeof(get)),
+			    "GET, %s: changed its argument", bad_gets[i].why);
+	}
+
+	for (i = 0; i < ARRAY_SIZE(bad_ranges); i++) {
+		range = bad_ranges[i].range;
+		expect(vm, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, &range),
+		       EINVAL, "SET", bad_ranges[i].why);
+
+		three[0] = good_range[0];
+		three[1] = good_range[0];
+		three[2] = bad_ranges[i].range;
+		list = (struct kvm_memory_attributes_list) {
+			.ranges = (uintptr_t)three,
+			.nr = 3,
+		};
+		expect(vm, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list),
+		       EINVAL, "LIST, third entry", bad_ranges[i].why);
+		TEST_ASSERT(list.done == 2, "LIST, third entry: done is %u", list.done);
+	}
+
+	for (i = 0; i < ARRAY_SIZE(bad_lists); i++) {
+		list = bad_lists[i].list;
+		expect(vm, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list),
+		       bad_lists[i].error, "LIST", bad_lists[i].why);
+		TEST_ASSERT(!memcmp(&list, &bad_lists[i].list, sizeof(list)),
+			    "LIST, %s: changed its argument", bad_lists[i].why);
+	}
+
+	expect(vm, __vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES,
+			      (struct kvm_get_memory_attributes *)BAD_ADDR), EFAULT,
+	       "GET", "bad argument");
+	expect(vm, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES,
+			      (struct kvm_memory_attributes *)BAD_ADDR), EFAULT,
+	       "SET", "bad argument");
+	expect(vm, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST,
+			      (struct kvm_memory_attributes_list *)BAD_ADDR), EFAULT,
+	       "LIST", "bad argument");
+
+	kvm_vm_free(vm);
+}
+
+/* Can be read, so all of it could be set, but not written: nothing is set. */
+static void test_read_only_argument(void)
+{
+	struct kvm_memory_attributes_list *list;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+
+	list = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	*list = (struct kvm_memory_attributes_list)LIST();
+	TEST_ASSERT(!mprotect(list, PAGE_SIZE, PROT_READ), "mprotect");
+
+	vm = create_vm(&vcpu, guest_read);
+	expect(vm, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, list), EFAULT,
+	       "LIST", "read-only argument");
+	kvm_vm_free(vm);
+	munmap(list, PAGE_SIZE);
+}
+
+/* As many entries as the capability tells, each another page. */
+static void test_longest_list(void)
+{
+	static struct kvm_memory_attributes a[4096];
+	static uint8_t oracle[2 * ARRAY_SIZE(a)];
+	struct kvm_memory_attributes_list list = {
+		.ranges = (uintptr_t)a,
+		.nr = ARRAY_SIZE(a),
+	};
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int i;
+
+	vm = create_vm(&vcpu, guest_read);
+	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST),
+		       (int)ARRAY_SIZE(a));
+	for (i = 0; i < ARRAY_SIZE(a); i++) {
+		a[i] = good_range[0];
+		a[i].address += 2 * i * PAGE_SIZE;
+		a[i].size = PAGE_SIZE;
+		oracle[2 * i] = PRIVATE;
+	}
+	vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
+	TEST_ASSERT_EQ(list.done, list.nr);
+	check_attrs(vm, BASE, oracle, ARRAY_SIZE(oracle), 64);
+	kvm_vm_free(vm);
+}
+
+/* What debugfs tells of a VM of this process, the only one. */
+static void read_usage(unsigned long *runs, unsigned long *leaves,
+		       unsigned long *bytes)
+{
+	char cmd[80];
+	FILE *f;
+	int n;
+
+	snprintf(cmd, sizeof(cmd), "cat /sys/kernel/debug/kvm/%d-*/mem_attrs", getpid());
+	f = popen(cmd, "r");
+	n = fscanf(f, "runs %lu leaves %lu bytes %lu", runs, leaves, bytes);
+	pclose(f);
+	TEST_ASSERT(n == 3, "No file mem_attrs in debugfs");
+}
+
+static void test_debugfs(void)
+{
+	unsigned long runs, leaves, bytes;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+
+	vm = create_vm(&vcpu, guest_read);
+	read_usage(&runs, &leaves, &bytes);
+	TEST_ASSERT(!runs && !leaves && !bytes, "New: %lu, %lu, %lu", runs, leaves, bytes);
+
+	vm_mem_set_private(vm, BASE, 64 * GIB);
+	read_usage(&runs, &leaves, &bytes);
+	TEST_ASSERT(runs == 1 && !leaves && bytes && bytes < SZ_16K,
+		    "64 GiB: %lu, %lu, %lu", runs, leaves, bytes);
+
+	vm_mem_set_shared(vm, BASE + GIB, PAGE_SIZE);
+	read_usage(&runs, &leaves, &bytes);
+	TEST_ASSERT(runs == 2 && leaves == 1, "Hole: %lu, %lu, %lu", runs, leaves, bytes);
+
+	vm_mem_set_shared(vm, 0, 1024 * GIB);
+	read_usage(&runs, &leaves, &bytes);
+	TEST_ASSERT(!runs && !leaves && !bytes, "Shared: %lu, %lu, %lu", runs, leaves, bytes);
+	kvm_vm_free(vm);
+}
+
+static void test_vm_without_private_memory(void)
+{
+	struct kvm_get_memory_attributes get = GET();
+	struct kvm_memory_attributes_list list = LIST();
+	struct kvm_vm *vm = vm_create_barebones();
+
+	TEST_ASSERT(!vm_check_cap(vm, KVM_CAP_GET_MEMORY_ATTRIBUTES) &&
+		    !vm_check_cap(vm, KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST),
+		    "The VM claims to have attributes");
+	TEST_ASSERT(set_attrs(vm, BASE, BLOCK, PRIVATE) == -1 && errno == EINVAL,
+		    "SET, errno %d", errno);
+	TEST_ASSERT(__vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get) == -1 &&
+		    errno == EOPNOTSUPP, "GET, errno %d", errno);
+	TEST_ASSERT(__vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list) == -1 &&
+		    errno == EOPNOTSUPP, "LIST, errno %d", errno);
+	kvm_vm_free(vm);
+}
+
+/* ---- Ranges against an oracle ------------------------------------------- */
+
+#define ORACLE_PAGES	((4 * BLOCK) / 4096)
+
+static void random_ranges(struct kvm_memory_attributes *a, int nr, uint64_t base,
+			  uint8_t *oracle)
+{
+	uint64_t start, len;
+
+	for (; nr--; a++) {
+		start = rand() % ORACLE_PAGES;
+		len = 1 + rand() % (rand() % 4 ? 40 : ORACLE_PAGES);
+		len = min(len, ORACLE_PAGES - start);
+		*a = (struct kvm_memory_attributes) {
+			.address = base + start * PAGE_SIZE,
+			.size = len * PAGE_SIZE,
+			.attributes = rand() % 2 ? PRIVATE : SHARED,
+		};
+		memset(oracle + start, a->attributes, len);
+	}
+}
+
+static void test_oracle(void)
+{
+	/* The lowest addresses, some in the middle, and the last ones. */
+	static const uint64_t bases[] = { 0, BASE - 2 * BLOCK, -5 * BLOCK };
+	static const uint32_t capacities[] = { 1, 2, 64 };
+	struct kvm_memory_attributes a[16];
+	uint8_t oracle[ORACLE_PAGES];
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int i, step;
+
+	vm = create_vm(&vcpu, guest_read);
+	for (i = 0; i < ARRAY_SIZE(bases); i++) {
+		memset(oracle, 0, sizeof(oracle));
+		for (step = 0; step < 120; step++) {
+			struct kvm_memory_attributes_list list = {
+				.ranges = (uintptr_t)a,
+				.nr = 1 + rand() % ARRAY_SIZE(a),
+			};
+
+			random_ranges(a, list.nr, bases[i], oracle);
+			if (list.nr > 1) {
+				vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
+				TEST_ASSERT_EQ(list.done, list.nr);
+			} else {
+				vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, a);
+			}
+			check_attrs(vm, bases[i], oracle, ORACLE_PAGES,
+				    capacities[step % ARRAY_SIZE(capacities)]);
+		}
+	}
+	kvm_vm_free(vm);
+}
+
+/* What GET returns, LIST of another VM takes. */
+static void test_copy_to_another_vm(void)
+{
+	struct kvm_memory_attributes runs[64];
+	struct kvm_get_memory_attributes get = GET(.runs = (uintptr_t)runs, .nr = 64);
+	struct kvm_memory_attributes_list list = { .ranges = (uintptr_t)runs };
+	uint8_t oracle[BLOCK / 4096] = {};
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *from, *to;
+	int i;
+
+	from = create_vm(&vcpu, guest_read);
+	to = create_vm(&vcpu, guest_read);
+	for (i = 0; i < 100; i += 5) {
+		vm_mem_set_private(from, BASE + i * PAGE_SIZE, 2 * PAGE_SIZE);
+		memset(&oracle[i], PRIVATE, 2);
+	}
+	vm_ioctl(from, KVM_GET_MEMORY_ATTRIBUTES, &get);
+	list.nr = get.nr;
+	vm_ioctl(to, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
+	check_attrs(to, BASE, oracle, ARRAY_SIZE(oracle), 64);
+	kvm_vm_free(from);
+	kvm_vm_free(to);
+}
+
+/* ---- Level of mappings -------------------------------------------------- */
+
+struct step {
+	uint64_t addr;		/* from BASE, bytes */
+	uint64_t size;
+	uint64_t attrs;
+};
+
+#define PG(n)		((uint64_t)(n) * 4096)
+/* Page @n of block @b. */
+#define AT(b, n)	((b) * BLOCK + PG(n))
+
+/*
+ * Attributes are set in this order, around a slot; then the guest reads the
+ * given pages, which are shared, and so many large pages are to be mapped.
+ */
+static const struct level_case {
+	const char *why;
+	struct step steps[6];
+	uint64_t touch[8];	/* from BASE; the first 0 after an entry ends it */
+	uint64_t slot_start;	/* from BASE */
+	uint64_t slot_size;
+	bool slot_last;		/* the slot comes after the attributes */
+	int pages_2m;
+	int pages_1g;
+} level_cases[] = {
+#define FOUR	.slot_size = 4 * BLOCK, \
+		.touch = { AT(0, 7), AT(1, 7), AT(2, 7), AT(3, 7) }
+	{ "all is shared", {}, FOUR, .pages_2m = 4 },
+	{ "all was private, as one", {
+		{ 0, 4 * BLOCK, PRIVATE }, { 0, 4 * BLOCK, SHARED },
+	  }, FOUR, .pages_2m = 4 },
+	{ "all was private, block by block", {
+		{ 0, 2 * BLOCK, PRIVATE }, { 2 * BLOCK, 2 * BLOCK, PRIVATE },
+		{ BLOCK, 3 * BLOCK, SHARED }, { 0, BLOCK, SHARED },
+	  }, FOUR, .pages_2m = 4 },
+	{ "one page of block 1 is private", {
+		{ AT(1, 100), PG(1), PRIVATE },
+	  }, FOUR, .pages_2m = 3 },
+	{ "one page of block 1 was private", {
+		{ AT(1, 100), PG(1), PRIVATE }, { AT(1, 100), PG(1), SHARED },
+	  }, FOUR, .pages_2m = 4 },
+	{ "A > B are private, B comes back: middle", {
+		{ AT(1, 10), PG(1), PRIVATE }, { AT(1, 5), PG(1), PRIVATE },
+		{ AT(1, 5), PG(1), SHARED },
+	  }, FOUR, .pages_2m = 3 },
+	{ "A > B are private, B comes back: B at the head", {
+		{ AT(1, 10), PG(1), PRIVATE }, { AT(1, 0), PG(1), PRIVATE },
+		{ AT(0, 256), PG(257), SHARED },
+	  }, FOUR, .pages_2m = 3 },
+	{ "A > B are private, B comes back: A at the tail", {
+		{ AT(1, 511), PG(1), PRIVATE }, { AT(1, 0), PG(1), PRIVATE },
+		{ AT(1, 0), PG(511), SHARED },
+	  }, FOUR, .pages_2m = 3 },
+	{ "A < B are private, B comes back: B at the tail", {
+		{ AT(1, 3), PG(1), PRIVATE }, { AT(1, 511), PG(1), PRIVATE },
+		{ AT(1, 511), PG(257), SHARED },
+	  }, FOUR, .pages_2m = 3 },
+	{ "A and B are private, both come back", {
+		{ AT(1, 10), PG(1), PRIVATE }, { AT(1, 5), PG(1), PRIVATE },
+		{ AT(1, 5), PG(1), SHARED }, { AT(1, 10), PG(1), SHARED },
+	  }, FOUR, .pages_2m = 4 },
+	{ "two private pages across blocks 1 and 2", {
+		{ AT(1, 511), PG(2), PRIVATE },
+	  }, FOUR, .pages_2m = 2 },
+	{ "across blocks 1 to 3, all but the ends came back", {
+		{ AT(1, 511), PG(514), PRIVATE }, { AT(2, 0), PG(512), SHARED },
+	  }, FOUR, .pages_2m = 2 },
+	{ "across blocks 0 and 1, block 0 came back", {
+		{ AT(0, 0), PG(513), PRIVATE }, { AT(0, 0), PG(512), SHARED },
+	  }, FOUR, .pages_2m = 3 },
+#undef FOUR
+#define ODD	.slot_start = PG(1), .slot_size = 3 * BLOCK, \
+		.touch = { AT(0, 7), AT(1, 7), AT(2, 7), AT(3, 0) }
+	{ "odd slot", {}, ODD, .pages_2m = 2 },
+	{ "odd slot, private page before it", {
+		{ AT(0, 0), PG(1), PRIVATE },
+	  }, ODD, .pages_2m = 2 },
+	{ "odd slot, private page in a whole block", {
+		{ AT(2, 511), PG(1), PRIVATE },
+	  }, ODD, .pages_2m = 1 },
+	{ "odd slot, its first page was private", {
+		{ AT(0, 0), PG(2), PRIVATE }, { AT(0, 0), PG(2), SHARED },
+	  }, ODD, .pages_2m = 2 },
+#undef ODD
+#define LATE	.slot_last = true, .slot_size = 4 * BLOCK, \
+		.touch = { AT(0, 7), AT(1, 7), AT(2, 7), AT(3, 7) }
+	{ "new slot over nothing", {}, LATE, .pages_2m = 4 },
+	{ "new slot over a private page", {
+		{ AT(2, 0), PG(1), PRIVATE },
+	  }, LATE, .pages_2m = 3 },
+	{ "new slot where A > B were, and B came back", {
+		{ AT(1, 10), PG(1), PRIVATE }, { AT(1, 5), PG(1), PRIVATE },
+		{ AT(1, 5), PG(1), SHARED },
+	  }, LATE, .pages_2m = 3 },
+#undef LATE
+#define HUGE	.slot_size = GIB, \
+		.touch = { AT(0, 7), AT(1, 7), AT(300, 7), AT(511, 7) }
+	{ "1 GiB, all is shared", {}, HUGE, .pages_1g = 1 },
+	{ "1 GiB, a private page in block 300", {
+		{ AT(300, 0), PG(1), PRIVATE },
+	  }, HUGE, .pages_2m = 3 },
+	{ "1 GiB, A > B are private, B comes back: same block", {
+		{ AT(300, 10), PG(1), PRIVATE }, { AT(300, 5), PG(1), PRIVATE },
+		{ AT(300, 5), PG(1), SHARED },
+	  }, HUGE, .pages_2m = 3 },
+	{ "1 GiB, A > B are private, B comes back: B at the head", {
+		{ AT(300, 10), PG(1), PRIVATE }, { AT(0, 0), PG(1), PRIVATE },
+		{ AT(0, 0), PG(1), SHARED },
+	  }, HUGE, .pages_2m = 3 },
+	{ "1 GiB, A > B are private, B comes back: A at the tail", {
+		{ AT(511, 511), PG(1), PRIVATE }, { AT(1, 0), PG(1), PRIVATE },
+		{ AT(0, 0), AT(2, 0), SHARED },
+	  }, HUGE, .pages_2m = 3 },
+	{ "1 GiB, a block is private", {
+		{ 5 * BLOCK, BLOCK, PRIVATE },
+	  }, HUGE, .pages_2m = 4 },
+	{ "1 GiB, A and B are private, both come back", {
+		{ AT(511, 511), PG(1), PRIVATE }, { AT(1, 0), PG(1), PRIVATE },
+		{ AT(1, 0), PG(1), SHARED }, { AT(511, 511), PG(1), SHARED },
+	  }, HUGE, .pages_1g = 1 },
+	{ "1 GiB, new slot over a private page", {
+		{ AT(511, 511), PG(1), PRIVATE },
+	  }, HUGE, .slot_last = true, .pages_2m = 3 },
+#undef HUGE
+};
+
+/* Let the guest read; return how many large pages that maps. */
+static void touch(struct kvm_vm *vm, struct kvm_vcpu *vcpu, uint64_t base,
+		  const uint64_t *offset, int nr, int *pages_2m, int *pages_1g)
+{
+	int i;
+
+	for (i = 0; i < nr && (!i || offset[i]); i++)
+		cmd.gpa[i] = base + offset[i];
+	cmd.nr = i;
+	sync_global_to_guest(vm, cmd);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	*pages_2m = vm_get_stat(vm, "pages_2m");
+	*pages_1g = vm_get_stat(vm, "pages_1g");
+}
+
+static bool get_1g_page(void)
+{
+	static const char path[] =
+		"/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages";
+	int fd = open(path, O_RDWR);
+	char n = '0';
+
+	if (fd < 0)
+		return false;
+	if (read(fd, &n, 1) == 1 && n == '0')
+		n = pwrite(fd, "1", 1, 0) == 1 && pread(fd, &n, 1, 0) == 1 ? n : '0';
+	close(fd);
+	return n != '0';
+}
+
+/* Returns false if there is no 1 GiB page for it. */
+static bool run_level_case(const struct level_case *c)
+{
+	uint64_t slot_gpa = BASE + c->slot_start;
+	int i, gmem, pages_2m, pages_1g;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	void *hva;
+
+	hva = map_like_gpa(slot_gpa, c->slot_size, c->slot_size >= GIB);
+	if (!hva)
+		return false;
+
+	vm = create_vm(&vcpu, guest_read);
+	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	gmem = vm_create_guest_memfd(vm, c->slot_size, 0);
+	if (!c->slot_last)
+		add_slot(vm, SLOT, slot_gpa, c->slot_size, hva, gmem);
+	for (i = 0; i < ARRAY_SIZE(c->steps) && c->steps[i].size; i++)
+		vm_set_memory_attributes(vm, BASE + c->steps[i].addr,
+					 c->steps[i].size, c->steps[i].attrs);
+	if (c->slot_last)
+		add_slot(vm, SLOT, slot_gpa, c->slot_size, hva, gmem);
+
+	touch(vm, vcpu, BASE, c->touch, ARRAY_SIZE(c->touch), &pages_2m, &pages_1g);
+	TEST_ASSERT(pages_2m == c->pages_2m && pages_1g == c->pages_1g,
+		    "%s: %d pages of 2 MiB and %d of 1 GiB, not %d and %d",
+		    c->why, pages_2m, pages_1g, c->pages_2m, c->pages_1g);
+
+	close(gmem);
+	kvm_vm_free(vm);
+	munmap(hva, c->slot_size);
+	return true;
+}
+
+/* Conversions split and re-unite what is mapped already. */
+static void test_split_and_reunite(void)
+{
+	static const uint64_t first[] = { AT(0, 7), AT(1, 7) };
+	int gmem, pages_2m, pages_1g, i;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	void *hva;
+
+	hva = map_like_gpa(BASE, 2 * BLOCK, false);
+	vm = create_vm(&vcpu, guest_read);
+	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	gmem = vm_create_guest_memfd(vm, 2 * BLOCK, 0);
+	add_slot(vm, SLOT, BASE, 2 * BLOCK, hva, gmem);
+
+	for (i = 0; i < 10; i++) {
+		touch(vm, vcpu, BASE, first, 2, &pages_2m, &pages_1g);
+		TEST_ASSERT(pages_2m == 2, "%d large pages, not 2", pages_2m);
+		vm_mem_set_private(vm, BASE + PG(50 * i), PG(1));
+		touch(vm, vcpu, BASE, first, 2, &pages_2m, &pages_1g);
+		TEST_ASSERT(pages_2m == 1, "%d large pages, not 1", pages_2m);
+		vm_mem_set_shared(vm, BASE + PG(50 * i), PG(1));
+		/* The small pages are still there: unmap them. */
+		vm_mem_set_private(vm, BASE, BLOCK);
+		vm_mem_set_shared(vm, BASE, BLOCK);
+	}
+	close(gmem);
+	kvm_vm_free(vm);
+	munmap(hva, 2 * BLOCK);
+}
+
+/* A slot without guest_memfd is moved and deleted; attributes stay. */
+static void test_move_and_delete(void)
+{
+	static const uint64_t offset[] = { AT(0, 7), AT(1, 7) };
+	const uint64_t a = BASE, b = BASE + 8 * BLOCK;
+	struct kvm_vcpu *vcpu;
+	int pages_2m, pages_1g;
+	struct kvm_vm *vm;
+	void *hva;
+
+	hva = map_like_gpa(a, 2 * BLOCK, false);
+	vm = create_vm(&vcpu, guest_read);
+	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	vm_mem_set_private(vm, b + BLOCK, PG(1));
+
+	add_slot(vm, SLOT, a, 2 * BLOCK, hva, -1);
+	touch(vm, vcpu, a, offset, 2, &pages_2m, &pages_1g);
+	TEST_ASSERT(pages_2m == 2, "New: %d large pages, not 2", pages_2m);
+
+	add_slot(vm, SLOT, b, 2 * BLOCK, hva, -1);
+	touch(vm, vcpu, b, offset, 2, &pages_2m, &pages_1g);
+	TEST_ASSERT(pages_2m == 1, "Moved: %d large pages, not 1", pages_2m);
+
+	delete_slot(vm, SLOT, b);
+	vm_mem_set_shared(vm, b + BLOCK, PG(1));
+	vm_mem_set_private(vm, a, PG(1));
+	add_slot(vm, SLOT, b, 2 * BLOCK, hva, -1);
+	touch(vm, vcpu, b, offset, 2, &pages_2m, &pages_1g);
+	TEST_ASSERT(pages_2m == 2, "Again: %d large pages, not 2", pages_2m);
+
+	add_slot(vm, SLOT, a, 2 * BLOCK, hva, -1);
+	touch(vm, vcpu, a, offset, 2, &pages_2m, &pages_1g);
+	TEST_ASSERT(pages_2m == 1, "Moved back: %d large pages, not 1", pages_2m);
+
+	/* What is private has no memory in such a slot. */
+	cmd.gpa[0] = a;
+	cmd.nr = 1;
+	sync_global_to_guest(vm, cmd);
+	TEST_ASSERT(_vcpu_run(vcpu) == -1 && errno == EFAULT, "errno %d", errno);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MEMORY_FAULT);
+	TEST_ASSERT_EQ(vcpu->run->memory_fault.flags, KVM_MEMORY_EXIT_FLAG_PRIVATE);
+	TEST_ASSERT_EQ(vcpu->run->memory_fault.gpa, a);
+
+	kvm_vm_free(vm);
+	munmap(hva, 2 * BLOCK);
+}
+
+/* ---- A fault against a conversion in the same large page ---------------- */
+
+static bool race_stop;
+
+/* Exits now and then, as an emulator may not interrupt it. */
+static void guest_spin(void)
+{
+	int i;
+
+	for (;;) {
+		for (i = 0; i < 256; i++)
+			READ_ONCE(*(uint64_t *)BASE);
+		GUEST_SYNC(OP_READ);
+	}
+}
+
+static void *race_vcpu(void *arg)
+{
+	struct kvm_vcpu *vcpu = arg;
+
+	while (!READ_ONCE(race_stop))
+		TEST_ASSERT(!_vcpu_run(vcpu) || errno == EINTR || errno == EFAULT,
+			    "KVM_RUN failed, errno %d", errno);
+	return NULL;
+}
+
+/*
+ * One page of a large page is converted to and fro while the guest reads
+ * another one, and so faults in the middle of each conversion.  Once the page
+ * is private, no large page may be there, however the two met.
+ */
+static void test_race_for_large_page(void)
+{
+	time_t until = time(NULL) + 12;
+	int gmem, rounds = 0, large = 0;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	pthread_t thread;
+	void *hva;
+
+	hva = map_like_gpa(BASE, BLOCK, false);
+	vm = create_vm(&vcpu, guest_spin);
+	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	gmem = vm_create_guest_memfd(vm, BLOCK, 0);
+	add_slot(vm, SLOT, BASE, BLOCK, hva, gmem);
+	pthread_create(&thread, NULL, race_vcpu, vcpu);
+
+	while (rounds < 4000 && time(NULL) < until) {
+		vm_mem_set_private(vm, BASE + PG(300), PG(1));
+		TEST_ASSERT(!vm_get_stat(vm, "pages_2m"),
+			    "A large page over both kinds, round %d", rounds);
+		vm_mem_set_private(vm, BASE, BLOCK);
+		vm_mem_set_shared(vm, BASE, BLOCK);
+		usleep(rand() % 200);
+		large += !!vm_get_stat(vm, "pages_2m");
+		rounds++;
+	}
+	ksft_print_msg("%d rounds, %d of them with a large page before\n", rounds, large);
+	TEST_ASSERT(large, "No large page was ever there");
+
+	WRITE_ONCE(race_stop, true);
+	pthread_join(thread, NULL);
+	close(gmem);
+	kvm_vm_free(vm);
+	munmap(hva, BLOCK);
+}
+
+/* ---- Everything at the same time ---------------------------------------- */
+
+#define NR_VCPUS	2
+#define STRESS_BLOCKS	4
+#define STRESS_PAGES	(STRESS_BLOCKS * 512)
+#define CHUNK		64	/* pages; a block has chunks of both vCPUs */
+#define OWN_CHUNKS	(STRESS_PAGES / CHUNK / NR_VCPUS)
+
+static bool stress_stop;
+
+/* What a vCPU knows of its pages: what it wrote, of either kind. */
+static struct {
+	uint32_t wrote[2][STRESS_PAGES];
+	bool is_private[STRESS_PAGES];
+	uint64_t conversions;
+} know[NR_VCPUS];
+
+static uint32_t guest_rand(uint64_t *state)
+{
+	*state = *state * 6364136223846793005ull + 1442695040888963407ull;
+	return *state >> 33;
+}
+
+static uint64_t page_gpa(uint32_t page)
+{
+	return BASE + PG(page);
+}
+
+/* Page @i of a vCPU's own ones; a chunk is theirs in turn. */
+static uint32_t own_page(int id, uint32_t i)
+{
+	return (i / CHUNK * NR_VCPUS + id) * CHUNK + i % CHUNK;
+}
+
+static uint64_t content(uint32_t page, bool private, uint32_t n)
+{
+	return (uint64_t)n << 32 | page << 1 | private;
+}
+
+static void guest_check_page(int id, uint32_t page)
+{
+	bool private = know[id].is_private[page];
+	uint64_t *p = (uint64_t *)page_gpa(page);
+	uint32_t n = know[id].wrote[private][page];
+
+	__GUEST_ASSERT(READ_ONCE(*p) == (n ? content(page, private, n) : 0),
+		       "vCPU %d, page %u, private %d: 0x%lx, not of write %u",
+		       id, page, private, READ_ONCE(*p), n);
+}
+
+static void guest_stress(int id)
+{
+	uint32_t first, nr, i, page, n = 0;
+	uint64_t rng = 99 + id;
+	bool private;
+
+	for (;;) {
+		/* Half of the time a whole chunk, or all of them. */
+		first = guest_rand(&rng) % (OWN_CHUNKS * CHUNK);
+		nr = 1 + guest_rand(&rng) % 16;
+		switch (guest_rand(&rng) % 8) {
+		case 0:
+			first = 0;
+			nr = OWN_CHUNKS * CHUNK;
+			break;
+		case 1 ... 3:
+			first -= first % CHUNK;
+			nr = CHUNK;
+			break;
+		}
+		nr = min_t(uint32_t, nr, OWN_CHUNKS * CHUNK - first);
+		private = guest_rand(&rng) % 2;
+		n++;
+
+		GUEST_SYNC4(OP_CONVERT, first, nr, private);
+
+		for (i = first; i < first + nr; i++) {
+			page = own_page(id, i);
+			know[id].is_private[page] = private;
+			guest_check_page(id, page);
+			know[id].wrote[private][page] = n;
+			WRITE_ONCE(*(uint64_t *)page_gpa(page), content(page, private, n));
+			guest_check_page(id, page);
+		}
+		for (i = 0; i < 32; i++)
+			guest_check_page(id, own_page(id, guest_rand(&rng) %
+						      (OWN_CHUNKS * CHUNK)));
+		know[id].conversions++;
+	}
+}
+
+/* Convert own pages [@first, @first + @nr): a range a chunk, by list or not. */
+static void host_convert(struct kvm_vm *vm, int id, uint32_t first, uint32_t nr,
+			 bool private)
+{
+	struct kvm_memory_attributes a[OWN_CHUNKS + 1];
+	struct kvm_memory_attributes_list list = { .ranges = (uintptr_t)a };
+	uint32_t i = first, end = first + nr, len;
+
+	while (i < end) {
+		len = min_t(uint32_t, CHUNK - i % CHUNK, end - i);
+		a[list.nr++] = (struct kvm_memory_attributes) {
+			.address = page_gpa(own_page(id, i)),
+			.size = PG(len),
+			.attributes = private ? PRIVATE : SHARED,
+		};
+		i += len;
+	}
+
+	if (list.nr > 1 && rand() % 2) {
+		vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
+		TEST_ASSERT_EQ(list.done, list.nr);
+		return;
+	}
+	for (i = 0; i < list.nr; i++)
+		vm_set_memory_attributes(vm, a[i].address, a[i].size, a[i].attributes);
+}
+
+static void *stress_vcpu(void *arg)
+{
+	struct kvm_vcpu *vcpu = arg;
+	struct ucall uc;
+
+	while (!READ_ONCE(stress_stop)) {
+		if (_vcpu_run(vcpu)) {
+			/* A fault met a conversion or an mprotect(): again. */
+			TEST_ASSERT(errno == EFAULT || errno == EINTR ||
+				    errno == EAGAIN, "KVM_RUN failed, errno %d", errno);
+			continue;
+		}
+		switch (get_ucall(vcpu, &uc)) {
+		case UCALL_SYNC:
+			host_convert(vcpu->vm, vcpu->id, uc.args[1], uc.args[2],
+				     uc.args[3]);
+			break;
+		case UCALL_ABORT:
+			REPORT_GUEST_ASSERT(uc);
+			break;
+		default:
+			TEST_FAIL("Exit %s", exit_reason_str(vcpu->run->exit_reason));
+		}
+	}
+	return NULL;
+}
+
+/* Slots come, move and go, and host mappings change, beside the guest. */
+static void stress_host(struct kvm_vm *vm, void *hva, void *other, int seconds)
+{
+	struct kvm_memory_attributes runs[16];
+	struct kvm_get_memory_attributes get, all = GET(.runs = (uintptr_t)runs, .nr = 16,
+							.size = STRESS_BLOCKS * BLOCK);
+	time_t until = time(NULL) + seconds;
+	unsigned int n;
+
+	for (n = 0; time(NULL) < until; n++) {
+		add_slot(vm, OTHER_SLOT, OTHER_BASE, BLOCK, other, -1);
+		get = all;
+		vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
+		add_slot(vm, OTHER_SLOT, OTHER_BASE + GIB, BLOCK, other, -1);
+		TEST_ASSERT(!mprotect(hva + n % STRESS_BLOCKS * BLOCK, BLOCK, PROT_READ) &&
+			    !mprotect(hva + n % STRESS_BLOCKS * BLOCK, BLOCK,
+				      PROT_READ | PROT_WRITE), "mprotect");
+		delete_slot(vm, OTHER_SLOT, OTHER_BASE + GIB);
+		usleep(500);
+	}
+}
+
+static void test_stress(void)
+{
+	struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+		.type = KVM_X86_SW_PROTECTED_VM,
+	};
+	struct kvm_vcpu *vcpus[NR_VCPUS];
+	pthread_t threads[NR_VCPUS];
+	void *hva, *other;
+	struct kvm_vm *vm;
+	int i, gmem;
+
+	hva = map_like_gpa(BASE, STRESS_BLOCKS * BLOCK, false);
+	other = map_like_gpa(OTHER_BASE, BLOCK, false);
+	vm = __vm_create_with_vcpus(shape, NR_VCPUS, 0, guest_stress, vcpus);
+	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	gmem = vm_create_guest_memfd(vm, STRESS_BLOCKS * BLOCK, 0);
+	add_slot(vm, SLOT, BASE, STRESS_BLOCKS * BLOCK, hva, gmem);
+
+	for (i = 0; i < NR_VCPUS; i++) {
+		vcpu_args_set(vcpus[i], 1, i);
+		pthread_create(&threads[i], NULL, stress_vcpu, vcpus[i]);
+	}
+	stress_host(vm, hva, other, 8);
+	WRITE_ONCE(stress_stop, true);
+	for (i = 0; i < NR_VCPUS; i++)
+		pthread_join(threads[i], NULL);
+
+	sync_global_from_guest(vm, know);
+	for (i = 0; i < NR_VCPUS; i++) {
+		ksft_print_msg("vCPU %d: %lu conversions\n", i, know[i].conversions);
+		TEST_ASSERT(know[i].conversions > 10, "vCPU %d stands still", i);
+	}
+	close(gmem);
+	kvm_vm_free(vm);
+}
+
+int main(void)
+{
+	static const struct {
+		const char *name;
+		void (*run)(void);
+	} tests[] = {
+		{ "bad input is refused and changes nothing",	test_bad_input },
+		{ "a list that can't be written to",		test_read_only_argument },
+		{ "the longest list",				test_longest_list },
+		{ "what debugfs tells",				test_debugfs },
+		{ "a VM without private memory",		test_vm_without_private_memory },
+		{ "ranges against an oracle",			test_oracle },
+		{ "runs of one VM set another",			test_copy_to_another_vm },
+		{ "split and re-united",			test_split_and_reunite },
+		{ "a slot moved and deleted",			test_move_and_delete },
+		{ "a fault against a conversion nearby",	test_race_for_large_page },
+		{ "vCPUs, conversions and slots at once",	test_stress },
+	};
+	int i;
+
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM));
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GET_MEMORY_ATTRIBUTES) & PRIVATE);
+	TEST_REQUIRE(kvm_check_cap(KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST));
+	TEST_REQUIRE(thp_configured());
+
+	ksft_print_header();
+	ksft_set_plan(ARRAY_SIZE(tests) + ARRAY_SIZE(level_cases));
+
+	get_1g_page();
+	for (i = 0; i < ARRAY_SIZE(level_cases); i++) {
+		if (run_level_case(&level_cases[i]))
+			ksft_test_result_pass("level: %s\n", level_cases[i].why);
+		else
+			ksft_test_result_skip("level: %s: no page of 1 GiB\n",
+					      level_cases[i].why);
+	}
+	for (i = 0; i < ARRAY_SIZE(tests); i++) {
+		tests[i].run();
+		ksft_test_result_pass("%s\n", tests[i].name);
+	}
+
+	ksft_finished();
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KVM_GET_MEMORY_ATTRIBUTES and KVM_SET_MEMORY_ATTRIBUTES_LIST.  What they do
+ * is described in include/uapi/linux/kvm_mem.h, how conversions work in
+ * mem_attrs_vm.c.
+ */
+#include <linux/cleanup.h>
+#include <linux/kvm_host.h>
+#include <linux/kvm_mem.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+
+#include "mem_attrs_vm.h"
+
+/* Bounds the time of one call, and the memory it copies the list to. */
+#define MAX_LIST_ENTRIES	4096
+
+int kvm_check_extension_mem_attributes(struct kvm *kvm, long cap)
+{
+	switch (cap) {
+	case KVM_CAP_GET_MEMORY_ATTRIBUTES:
+		return kvm_supported_mem_attributes(kvm);
+	case KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST:
+		return kvm_supported_mem_attributes(kvm) ? MAX_LIST_ENTRIES : 0;
+	default:
+		return 0;
+	}
+}
+
+static bool is_zero(const void *p, size_t size)
+{
+	return !memchr_inv(p, 0, size);
+}
+
+/* The run at @addr, in a range of @size bytes from there. */
+static struct kvm_memory_attributes run_at(struct kvm *kvm, u64 addr, u64 size)
+{
+	gfn_t last = ((addr + size) >> PAGE_SHIFT) - 1;
+	unsigned long attrs;
+
+	last = kvm_mem_attrs_run(&kvm->mem_attrs, addr >> PAGE_SHIFT, last, &attrs);
+
+	return (struct kvm_memory_attributes) {
+		.address = addr,
+		.size = ((last + 1) << PAGE_SHIFT) - addr,
+		.attributes = attrs,
+	};
+}
+
+int kvm_vm_ioctl_get_mem_attributes(struct kvm *kvm, void __user *argp)
+{
+	struct kvm_memory_attributes __user *runs;
+	struct kvm_get_memory_attributes get;
+	struct kvm_memory_attributes run;
+	struct kvm_mem_attrs_range r;
+	u32 n;
+	int ret;
+
+	if (!kvm_supported_mem_attributes(kvm))
+		return -EOPNOTSUPP;
+	if (copy_from_user(&get, argp, sizeof(get)))
+		return -EFAULT;
+	if (get.flags || !get.nr || !is_zero(get.reserved, sizeof(get.reserved)))
+		return -EINVAL;
+
+	run = (struct kvm_memory_attributes) {
+		.address = get.address,
+		.size = get.size,
+	};
+	ret = kvm_mem_attrs_check_range(kvm, &run, &r);
+	if (ret)
+		return ret;
+
+	runs = u64_to_user_ptr(get.runs);
+
+	scoped_guard(mutex, &kvm->slots_lock) {
+		for (n = 0; n < get.nr && get.size; n++) {
+			if (signal_pending(current) && n)
+				break;
+			run = run_at(kvm, get.address, get.size);
+			if (copy_to_user(&runs[n], &run, sizeof(run)))
+				return -EFAULT;
+			get.address += run.size;
+			get.size -= run.size;
+			cond_resched();
+		}
+	}
+
+	get.nr = n;
+	return copy_to_user(argp, &get, sizeof(get)) ? -EFAULT : 0;
+}
+
+/* Check all entries; @done counts those that are good. */
+static int check_list(struct kvm *kvm, const struct kvm_memory_attributes *attrs,
+		      struct kvm_mem_attrs_range *r, u32 nr, u32 *done)
+{
+	int ret;
+
+	for (*done = 0; *done < nr; ++*done) {
+		ret = kvm_mem_attrs_check_range(kvm, &attrs[*done], &r[*done]);
+		if (ret)
+			return ret;
+	}
+
+	return 0;
+}
+
+static int set_list(struct kvm *kvm, struct kvm_memory_attributes_list *list)
+{
+	struct kvm_memory_attributes *attrs __free(kvfree) =
+		vmemdup_array_user(u64_to_user_ptr(list->ranges), list->nr,
+				   sizeof(*attrs));
+	struct kvm_mem_attrs_range *r __free(kvfree) = NULL;
+	unsigned long done;
+	int ret;
+
+	if (IS_ERR(attrs))
+		return PTR_ERR(attrs);
+
+	r = kvmalloc_array(list->nr, sizeof(*r), GFP_KERNEL_ACCOUNT);
+	if (!r)
+		return -ENOMEM;
+
+	ret = check_list(kvm, attrs, r, list->nr, &list->done);
+	if (ret)
+		return ret;
+
+	ret = kvm_vm_set_mem_attributes(kvm, r, list->nr, &done);
+	list->done = done;
+	return ret;
+}
+
+int kvm_vm_ioctl_set_mem_attributes_list(struct kvm *kvm, void __user *argp)
+{
+	struct kvm_memory_attributes_list __user *ulist = argp;
+	struct kvm_memory_attributes_list list;
+	int ret;
+
+	if (!kvm_supported_mem_attributes(kvm))
+		return -EOPNOTSUPP;
+	if (copy_from_user(&list, ulist, sizeof(list)))
+		return -EFAULT;
+	if (list.flags || list.pad ||
+	    !is_zero(list.reserved, sizeof(list.reserved)))
+		return -EINVAL;
+	if (!list.nr || list.nr > MAX_LIST_ENTRIES)
+		return -EINVAL;
+
+	/* If the result can't be told, it is better to know that now. */
+	list.done = 0;
+	if (put_user(list.done, &ulist->done))
+		return -EFAULT;
+
+	ret = set_list(kvm, &list);
+	if (put_user(list.done, &ulist->done))
+		return -EFAULT;
+
+	return ret;
+}

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Setting the memory attributes of a VM
+ *
+ * A conversion has three parties: the store (mem_attrs.c), the mappings that
+ * vCPUs made of the old kind of memory, and faults that are making new ones.
+ *
+ *   conversion, under slots_lock         fault of a vCPU
+ *   ----------------------------         ---------------
+ *   allocate (prepare)                   F1 read mmu_invalidate_seq
+ *   C1 mmu_lock: begin, add, zap         F2 read the store: private or shared?
+ *   C2 flush TLBs                           is the block around it mixed?
+ *   C3 change the store (commit)         F3 get the pfn
+ *   C4 mmu_lock: end                     F4 mmu_lock: retry if a conversion
+ *                                           includes the gfn, or ended since F1
+ *                                        F5   read the store, for a page larger
+ *                                             than a block: is it one run?
+ *                                        F6   map
+ *
+ * A fault on a gfn that C1 adds: if F4 comes before C1, C1 zaps what F6 maps.
+ * If F4 comes between C1 and C4, the fault is retried.  If it comes after C4,
+ * either F1 does too, and so F2 sees C3 (both are ordered by mmu_lock), or
+ * mmu_invalidate_seq has changed and the fault is retried.
+ *
+ * A fault on another gfn may map a large page over gfns of the conversion.
+ * Large pages begin and end at multiples of their size, so it is one that holds
+ * the first or the last gfn.  If all of it had the same attributes before, C1
+ * adds it as a whole, and the argument above holds.  If it was mixed, and F4
+ * comes between C1 and C4, F2 and F5 found it mixed or, if C3 was done with it,
+ * found what C3 wants (mem_attrs.c, "Concurrency"): then a large page is right,
+ * for the old mappings are gone since C2.
+ *
+ * A list of ranges is one conversion: C1 covers all of them, C3 changes one
+ * after the other.  On its way from one range to the next a large page may be
+ * uniform and then mixed again, so C1 adds the large pages at the ends as a
+ * whole, whatever they were.
+ */
+#include <linux/debugfs.h>
+#include <linux/kvm_host.h>
+#include <linux/seq_file.h>
+
+#include "kvm_mm.h"
+#include "mem_attrs_vm.h"
+
+u64 kvm_supported_mem_attributes(struct kvm *kvm)
+{
+	if (!kvm || kvm_arch_has_private_mem(kvm))
+		return KVM_MEMORY_ATTRIBUTE_PRIVATE;
+
+	return 0;
+}
+
+bool kvm_range_has_memory_attributes(struct kvm *kvm, gfn_t start, gfn_t end,
+				     unsigned long mask, unsigned long attrs)
+{
+	mask &= kvm_supported_mem_attributes(kvm);
+	if (attrs & ~mask)
+		return false;
+
+	return kvm_mem_attrs_uniform(&kvm->mem_attrs, start, end - 1, mask, attrs);
+}
+
+static bool has_attributes(struct kvm *kvm, const struct kvm_mem_attrs_range *r)
+{
+	return kvm_range_has_memory_attributes(kvm, r->start, r->end, ~0UL,
+					       r->attributes);
+}
+
+/*
+ * The largest page around @gfn that could be mapped now, by its attributes.
+ * To be asked before prepare, which puts leaves into blocks that a fault may
+ * have found to be uniform.
+ */
+static void largest_page(struct kvm *kvm, gfn_t gfn, gfn_t *start, gfn_t *end)
+{
+	static const u8 shift[] = { PUD_SHIFT, PMD_SHIFT, PAGE_SHIFT };
+	unsigned long first, last;
+	gfn_t nr;
+	int i;
+
+	kvm_mem_attrs_extent(&kvm->mem_attrs, gfn, &first, &last);
+	for (i = 0; i < ARRAY_SIZE(shift); i++) {
+		nr = BIT(shift[i] - PAGE_SHIFT);
+		*start = round_down(gfn, nr);
+		*end = *start + nr;
+		if (first <= *start && *end - 1 <= last)
+			return;
+	}
+}
+
+static bool zap_in_slots(struct kvm *kvm, struct kvm_memslots *slots,
+			 const struct kvm_mem_attrs_range *r)
+{
+	struct kvm_gfn_range range = {
+		.arg.attributes = r->attributes,
+		.may_block = true,
+	};
+	struct kvm_memslot_iter iter;
+	bool flush = false;
+
+	kvm_for_each_memslot_in_gfn_range(&iter, slots, r->start, r->end) {
+		range.slot = iter.slot;
+		range.start = max(r->start, iter.slot->base_gfn);
+		range.end = min(r->end, iter.slot->base_gfn + iter.slot->npages);
+		if (range.start < range.end)
+			flush |= kvm_arch_pre_set_memory_attributes(kvm, &range);
+	}
+
+	return flush;
+}
+
+/*
+ * C1 and C2: from here on no vCPU uses a mapping of the old kind, or makes one
+ * in [@start, @end), which includes the ranges.
+ */
+static void invalidate_begin(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
+			     unsigned long nr, gfn_t start, gfn_t end)
+{
+	bool flush = false;
+	unsigned long i;
+	int as_id;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	KVM_MMU_LOCK(kvm);
+	kvm_mmu_invalidate_begin(kvm);
+	/* All is added before the first zap, which may drop the lock. */
+	kvm_mmu_invalidate_range_add(kvm, start, end);
+	for (i = 0; i < nr; i++)
+		for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
+			flush |= zap_in_slots(kvm, __kvm_memslots(kvm, as_id), &r[i]);
+	if (flush)
+		kvm_flush_remote_tlbs(kvm);
+	KVM_MMU_UNLOCK(kvm);
+}
+
+static void invalidate_end(struct kvm *kvm)
+{
+	KVM_MMU_LOCK(kvm);
+	kvm_mmu_invalidate_end(kvm);
+	KVM_MMU_UNLOCK(kvm);
+}
+
+/* One range: memory first, so that -ENOMEM comes before any guest notices. */
+static int set_one(struct kvm *kvm, const struct kvm_mem_attrs_range *r)
+{
+	struct kvm_mem_attrs_op op;
+	gfn_t start, end, unused;
+	int ret;
+
+	if (has_attributes(kvm, r))
+		return 0;
+
+	largest_page(kvm, r->start, &start, &end);
+	if (end < r->end)
+		largest_page(kvm, r->end - 1, &unused, &end);
+
+	ret = kvm_mem_attrs_prepare(&kvm->mem_attrs, &op, r->start, r->end - 1,
+				    r->attributes);
+	if (ret)
+		return ret;
+
+	invalidate_begin(kvm, r, 1, start, end);
+	kvm_mem_attrs_commit(&op);
+	invalidate_end(kvm);
+	return 0;
+}
+
+/* Several: what one needs depends on those before, so they go in turn. */
+static int set_many(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
+		    unsigned long nr, unsigned long *done)
+{
+	const gfn_t largest = BIT(PUD_SHIFT - PAGE_SHIFT);
+	struct kvm_mem_attrs_op op;
+	gfn_t start = ~0ull, end = 0;
+	unsigned long i;
+	int ret = 0;
+
+	for (*done = 0; *done < nr && has_attributes(kvm, &r[*done]); ++*done)
+		cond_resched();
+	if (*done == nr)
+		return 0;
+
+	for (i = 0; i < nr; i++) {
+		start = min(start, round_down(r[i].start, largest));
+		end = max(end, round_up(r[i].end, largest));
+	}
+
+	invalidate_begin(kvm, r, nr, start, end);
+	for (*done = 0; *done < nr; ++*done, r++) {
+		cond_resched();
+		if (has_attributes(kvm, r))
+			continue;
+		ret = kvm_mem_attrs_prepare(&kvm->mem_attrs, &op, r->start,
+					    r->end - 1, r->attributes);
+		if (ret)
+			break;
+		kvm_mem_attrs_commit(&op);
+	}
+	invalidate_end(kvm);
+	return ret;
+}
+
+int kvm_vm_set_mem_attributes(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
+			      unsigned long nr, unsigned long *done)
+{
+	int ret;
+
+	guard(mutex)(&kvm->slots_lock);
+
+	if (nr > 1)
+		return set_many(kvm, r, nr, done);
+
+	ret = set_one(kvm, r);
+	*done = !ret;
+	return ret;
+}
+
+int kvm_mem_attrs_check_range(struct kvm *kvm,
+			      const struct kvm_memory_attributes *attrs,
+			      struct kvm_mem_attrs_range *r)
+{
+	/* The store, like the calls that KVM makes of it, has longs. */
+	BUILD_BUG_ON(sizeof(attrs->attributes) != sizeof(r->attributes));
+	BUILD_BUG_ON(KVM_MEM_ATTRS_MASK != KVM_MEMORY_ATTRIBUTE_PRIVATE);
+
+	/* flags is currently not used. */
+	if (attrs->flags)
+		return -EINVAL;
+	if (attrs->attributes & ~kvm_supported_mem_attributes(kvm))
+		return -EINVAL;
+	if (!attrs->size || attrs->address + attrs->size < attrs->address)
+		return -EINVAL;
+	if (!PAGE_ALIGNED(attrs->address) || !PAGE_ALIGNED(attrs->size))
+		return -EINVAL;
+
+	r->start = attrs->address >> PAGE_SHIFT;
+	r->end = (attrs->address + attrs->size) >> PAGE_SHIFT;
+	r->attributes = attrs->attributes;
+	return 0;
+}
+
+int kvm_vm_ioctl_set_mem_attributes(struct kvm *kvm,
+				    struct kvm_memory_attributes *attrs)
+{
+	struct kvm_mem_attrs_range r;
+	unsigned long done;
+	int ret;
+
+	ret = kvm_mem_attrs_check_range(kvm, attrs, &r);
+	if (ret)
+		return ret;
+
+	return kvm_vm_set_mem_attributes(kvm, &r, 1, &done);
+}
+
+void kvm_mem_attrs_init_vm(struct kvm *kvm)
+{
+	kvm_mem_attrs_init(&kvm->mem_attrs);
+	mt_set_external_lock(&kvm->mem_attrs.mt, &kvm->slots_lock);
+}
+
+void kvm_mem_attrs_destroy_vm(struct kvm *kvm)
+{
+	/* Nobody else is there; the store wants to see its lock held. */
+	guard(mutex)(&kvm->slots_lock);
+	kvm_mem_attrs_destroy(&kvm->mem_attrs);
+}
+
+static int mem_attrs_stat_show(struct seq_file *m, void *v)
+{
+	struct kvm *kvm = m->private;
+	struct kvm_mem_attrs_usage usage;
+
+	scoped_guard(mutex, &kvm->slots_lock)
+		kvm_mem_attrs_usage(&kvm->mem_attrs, &usage);
+
+	seq_printf(m, "runs %lu\nleaves %lu\nbytes %lu\n",
+		   usage.runs, usage.leaves, usage.bytes);
+	return 0;
+}
+
+static int mem_attrs_stat_open(struct inode *inode, struct file *file)
+{
+	struct kvm *kvm = inode->i_private;
+	int r;
+
+	if (!kvm_get_kvm_safe(kvm))
+		return -ENOENT;
+
+	r = single_open(file, mem_attrs_stat_show, kvm);
+	if (r < 0)
+		kvm_put_kvm(kvm);
+
+	return r;
+}
+
+static int mem_attrs_stat_release(struct inode *inode, struct file *file)
+{
+	kvm_put_kvm(inode->i_private);
+	return single_release(inode, file);
+}
+
+static const struct file_operations mem_attrs_stat_fops = {
+	.owner		= THIS_MODULE,
+	.open		= mem_attrs_stat_open,
+	.read		= seq_read,
+	.llseek		= seq_lseek,
+	.release	= mem_attrs_stat_release,
+};
+
+void kvm_mem_attrs_create_vm_debugfs(struct kvm *kvm)
+{
+	if (kvm_supported_mem_attributes(kvm))
+		debugfs_create_file("mem_attrs", 0444, kvm->debugfs_dentry, kvm,
+				    &mem_attrs_stat_fops);
+}
