@@ -4,13 +4,16 @@
 STOCK ?=
 stock := $(if $(filter-out 0,$(STOCK)),--stock)
 parts := $(shell check/run --list)
+ARCH ?= arm64
 
 help:
 	@echo 'make demo             build, boot a stock and a patched KVM, show the difference'
 	@echo 'make check            all tests; parts alone:'
 	@echo '                      $(parts:%=check-%)' | fold -s -w 70 | sed '2,$$s/^/                      /'
 	@echo 'make check-NAME       one part'
+	@echo 'make check-debug      the same tests on debug kernels, and with pages of 16 and 64 KiB'
 	@echo 'make modules          build/modules/*.ko, for KERNEL=<release> or KDIR=<tree>; STOCK=1'
+	@echo 'make image            build/arm64/Image, a kernel for the lab; STOCK=1; VARIANT=debug'
 	@echo 'make load, unload     swap the KVM of the running host for ours, and back (root)'
 	@echo 'make bench            stock against patched: build/bench/'
 	@echo 'make series           build/series/*.patch, for git am'
@@ -26,6 +29,9 @@ tree: setup
 
 modules: tree
 	@modules/build $(stock)
+
+image: tree
+	@lab/image $(ARCH) $(VARIANT) $(stock)
 
 # Not "load" first: make has a directive of that name.
 unload load:
@@ -46,10 +52,13 @@ bench: setup
 check: setup
 	@check/run
 
+check-debug: setup
+	@check/run --debug
+
 $(parts:%=check-%): check-%: setup
 	@check/run $*
 
 clean:
 	rm -rf build
 
-.PHONY: help setup tree modules load unload series lint demo bench check clean $(parts:%=check-%)
+.PHONY: help setup tree modules image load unload series lint demo bench check check-debug clean $(parts:%=check-%)

@@ -145,14 +145,15 @@ void kvm_mem_attrs_extent(struct kvm_mem_attrs *ma, unsigned long gfn,
 			  unsigned long *start, unsigned long *last);
 
 /**
- * kvm_mem_attrs_run() - Find the run that starts at a gfn.
+ * kvm_mem_attrs_run() - Find a run that starts at a gfn.
  * @ma: the store
  * @start: first gfn of the run
  * @last: where to stop looking, inclusive, at least @start
  * @attrs: returns the attributes of @start
  *
  * Context: any in which rcu_read_lock() is allowed.  With the writers' lock
- * the answer is a snapshot, without it a writer may be half way.
+ * the answer is a snapshot, and the longest run there is.  Without it the run
+ * may end early, and gfns that are being changed may be as before or as after.
  * Return: the last gfn, at most @last, up to which all gfns have @attrs.
  */
 unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
@@ -166,7 +167,7 @@ unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
  * @mask: the attributes to look at
  * @attrs: what they shall be
  *
- * Context: any in which rcu_read_lock() is allowed.
+ * Context: the writers' lock is held.
  * Return: true if (attributes & @mask) == @attrs for every gfn of the range.
  */
 bool kvm_mem_attrs_uniform(struct kvm_mem_attrs *ma, unsigned long start,

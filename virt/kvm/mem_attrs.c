@@ -292,6 +292,15 @@ unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
 
 	rcu_read_lock();
 	for (entry = mas_walk(&mas); ; entry = mas_next_range(&mas, last)) {
+		/*
+		 * Beside a writer the walk may find itself in an entry that has
+		 * grown since, and go on behind it: end the run instead.
+		 */
+		if (gfn != start && mas.index != gfn) {
+			gfn--;
+			break;
+		}
+
 		leaf = entry_to_leaf(entry);
 		val = leaf ? leaf_get(leaf, gfn) : entry_to_value(entry);
 		if (gfn == start)

@@ -22,6 +22,14 @@
  */
 #define KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST	1001
 
+/*
+ * KVM_CREATE_VM of arm64 takes KVM_VM_TYPE_ARM_SW_PROTECTED in a VM's type,
+ * beside the size of its IPA space: memory of such a VM can be private, backed
+ * by a guest_memfd.  See Documentation/virt/kvm/arm/private-memory.rst.
+ */
+#define KVM_CAP_ARM_SW_PROTECTED_VM		1002
+#define KVM_VM_TYPE_ARM_SW_PROTECTED		(1UL << 30)
+
 /**
  * struct kvm_get_memory_attributes - for KVM_GET_MEMORY_ATTRIBUTES
  * @address: guest-physical address to begin at, in bytes, a multiple of the

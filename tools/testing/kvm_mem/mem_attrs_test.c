@@ -513,7 +513,7 @@ static bool block_is(const uint8_t *state, unsigned long gfn, unsigned long attr
 static void *race_reader(void *arg)
 {
 	uint64_t x = 88172645463325252ull + (uintptr_t)arg;
-	unsigned long gfn, seq, start, last, attrs;
+	unsigned long gfn, seq, start, last, attrs, run, run_last, g;
 	bool was_mixed, is_final, old_or_new;
 
 	rcu_register_thread();
@@ -526,6 +526,11 @@ static void *race_reader(void *arg)
 			continue;
 		attrs = kvm_mem_attrs_get(&race.w.ma, gfn);
 		kvm_mem_attrs_extent(&race.w.ma, gfn, &start, &last);
+		run_last = kvm_mem_attrs_run(&race.w.ma, gfn, ARENA - 1, &run);
+		/* Of a run, only what changes now may be otherwise. */
+		for (g = gfn; g <= run_last; g++)
+			if (race.before[g] == race.after[g] && race.before[g] != run)
+				break;
 		old_or_new = attrs == race.before[gfn] || attrs == race.after[gfn];
 		was_mixed = !block_is(race.before, gfn, race.before[gfn]);
 		is_final = block_is(race.after, gfn, race.after[gfn]);
@@ -534,6 +539,9 @@ static void *race_reader(void *arg)
 			continue;
 		if (!old_or_new)
 			fail("gfn %lx is neither as before nor as after", gfn);
+		if (g <= run_last)
+			fail("gfn %lx isn't changed, nor of the run from %lx to %lx",
+			     g, gfn, run_last);
 		if (KVM_MEM_ATTRS_NR == 1 && was_mixed && start != last && !is_final)
 			fail("block of %lx looks uniform, and won't be", gfn);
 		uatomic_inc(&race.seen);

@@ -17,6 +17,7 @@
 #include <linux/sizes.h>
 
 #include "kvm_util.h"
+#include "private_mem.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -74,12 +75,7 @@ static int64_t slab_bytes(void)
 
 static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *guest_code)
 {
-	struct vm_shape shape = {
-		.mode = VM_MODE_DEFAULT,
-		.type = KVM_X86_SW_PROTECTED_VM,
-	};
-
-	return vm_create_shape_with_one_vcpu(shape, vcpu, guest_code);
+	return vm_create_shape_with_one_vcpu(sw_protected_large_shape(), vcpu, guest_code);
 }
 
 static int64_t convert(struct kvm_vm *vm, uint64_t size, uint64_t attrs)
@@ -239,7 +235,7 @@ static int64_t touch(struct kvm_vcpu *vcpu)
 	uint64_t begin = now_ns();
 
 	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, UCALL_EXIT_REASON);
 	return now_ns() - begin;
 }
 
@@ -268,7 +264,7 @@ static void bench_fault(const char *name, uint64_t attrs, int pages, uint64_t st
 			    "madvise() failed");
 		memset(hva, 1, size);
 		add_slots(vm, size, hva, gmem);
-		virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+		virt_map_each(vm, BASE, pages, step);
 		vm_mem_set_private(vm, elsewhere, GIB);
 		vm_mem_set_shared(vm, elsewhere + SZ_16M, PAGE_SIZE);
 		vm_set_memory_attributes(vm, BASE, size, attrs);
@@ -282,9 +278,41 @@ static void bench_fault(const char *name, uint64_t attrs, int pages, uint64_t st
 	figure(name, median(ns, repeats) / pages, "ns/fault");
 }
 
+/* The same in a VM that has no private memory, and no attributes. */
+static void bench_plain_fault(const char *name, int pages, uint64_t step)
+{
+	const uint64_t size = pages * step;
+	int64_t ns[repeats];
+	int i;
+
+	for (i = 0; i < repeats; i++) {
+		struct kvm_vcpu *vcpu;
+		struct kvm_vm *vm = vm_create_with_one_vcpu(&vcpu, guest_touch);
+		char *hva = reserve(size);
+
+		TEST_ASSERT(!madvise(hva, size, step == PAGE_SIZE ? MADV_NOHUGEPAGE :
+								    MADV_HUGEPAGE),
+			    "madvise() failed");
+		memset(hva, 1, size);
+		vm_set_user_memory_region(vm, 10, 0, BASE, size, hva);
+		virt_map_each(vm, BASE, pages, step);
+		vcpu_args_set(vcpu, 2, pages, step);
+		ns[i] = touch(vcpu);
+		ns[i] -= touch(vcpu);
+		kvm_vm_free(vm);
+		munmap(hva, size);
+	}
+	figure(name, median(ns, repeats) / pages, "ns/fault");
+}
+
 /* What is worth counting in instructions. */
 static void bench_short(void)
 {
+	bench_plain_fault("fault_plain", 2048, PAGE_SIZE);
+	bench_plain_fault("fault_plain_2m", 256, SZ_2M);
+	if (!sw_protected_vm_supported())
+		return;
+
 	bench_2m();
 	bench_fragmented();
 	bench_fault("fault_private", PRIVATE, 2048, PAGE_SIZE);
@@ -325,8 +353,6 @@ int main(int argc, char **argv)
 	bool only_short = false;
 	int opt;
 
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM));
-
 	while ((opt = getopt(argc, argv, "sm:n:h")) != -1) {
 		switch (opt) {
 		case 's':
@@ -343,9 +369,12 @@ int main(int argc, char **argv)
 		}
 	}
 
-	if (only_short)
+	if (only_short) {
 		bench_short();
-	else
-		bench_conversions();
+		return 0;
+	}
+
+	TEST_REQUIRE(sw_protected_vm_supported());
+	bench_conversions();
 	return 0;
 }

@@ -4,7 +4,7 @@
  * KVM_SET_MEMORY_ATTRIBUTES_LIST, what they refuse, and which large pages KVM
  * maps around memory of both kinds.
  *
- * The level of mappings is read from the VM's statistics (pages_2m, pages_1g);
+ * The level of mappings is what KVM tells of the VM (vm_get_large_pages());
  * attributes are compared with an oracle of one byte a page after each step.
  */
 #include <errno.h>
@@ -17,11 +17,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <linux/kvm_mem.h>
 #include <linux/sizes.h>
 
 #include "kselftest.h"
 #include "kvm_util.h"
+#include "private_mem.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -88,12 +88,7 @@ static void *map_like_gpa(uint64_t gpa, size_t size, bool hugetlb)
 
 static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *guest_code)
 {
-	struct vm_shape shape = {
-		.mode = VM_MODE_DEFAULT,
-		.type = KVM_X86_SW_PROTECTED_VM,
-	};
-
-	return vm_create_shape_with_one_vcpu(shape, vcpu, guest_code);
+	return vm_create_shape_with_one_vcpu(sw_protected_shape(), vcpu, guest_code);
 }
 
 static void add_slot(struct kvm_vm *vm, int slot, uint64_t gpa, uint64_t size,
@@ -340,19 +335,14 @@ static void test_longest_list(void)
 	kvm_vm_free(vm);
 }
 
-/* What debugfs tells of a VM of this process, the only one. */
-static void read_usage(unsigned long *runs, unsigned long *leaves,
-		       unsigned long *bytes)
+static void read_usage(struct kvm_vm *vm, unsigned long *runs,
+		       unsigned long *leaves, unsigned long *bytes)
 {
-	char cmd[80];
-	FILE *f;
-	int n;
+	FILE *f = vm_open_debugfs(vm, "mem_attrs");
 
-	snprintf(cmd, sizeof(cmd), "cat /sys/kernel/debug/kvm/%d-*/mem_attrs", getpid());
-	f = popen(cmd, "r");
-	n = fscanf(f, "runs %lu leaves %lu bytes %lu", runs, leaves, bytes);
-	pclose(f);
-	TEST_ASSERT(n == 3, "No file mem_attrs in debugfs");
+	TEST_ASSERT(fscanf(f, "runs %lu leaves %lu bytes %lu", runs, leaves, bytes) == 3,
+		    "mem_attrs has another format");
+	fclose(f);
 }
 
 static void test_debugfs(void)
@@ -362,20 +352,20 @@ static void test_debugfs(void)
 	struct kvm_vm *vm;
 
 	vm = create_vm(&vcpu, guest_read);
-	read_usage(&runs, &leaves, &bytes);
+	read_usage(vm, &runs, &leaves, &bytes);
 	TEST_ASSERT(!runs && !leaves && !bytes, "New: %lu, %lu, %lu", runs, leaves, bytes);
 
 	vm_mem_set_private(vm, BASE, 64 * GIB);
-	read_usage(&runs, &leaves, &bytes);
+	read_usage(vm, &runs, &leaves, &bytes);
 	TEST_ASSERT(runs == 1 && !leaves && bytes && bytes < SZ_16K,
 		    "64 GiB: %lu, %lu, %lu", runs, leaves, bytes);
 
 	vm_mem_set_shared(vm, BASE + GIB, PAGE_SIZE);
-	read_usage(&runs, &leaves, &bytes);
+	read_usage(vm, &runs, &leaves, &bytes);
 	TEST_ASSERT(runs == 2 && leaves == 1, "Hole: %lu, %lu, %lu", runs, leaves, bytes);
 
 	vm_mem_set_shared(vm, 0, 1024 * GIB);
-	read_usage(&runs, &leaves, &bytes);
+	read_usage(vm, &runs, &leaves, &bytes);
 	TEST_ASSERT(!runs && !leaves && !bytes, "Shared: %lu, %lu, %lu", runs, leaves, bytes);
 	kvm_vm_free(vm);
 }
@@ -451,6 +441,78 @@ static void test_oracle(void)
 				    capacities[step % ARRAY_SIZE(capacities)]);
 		}
 	}
+	kvm_vm_free(vm);
+}
+
+#define FAIL_NTH	"/proc/self/fail-nth"
+
+/* Let the @nth allocation from now on fail; returns the file to ask and to close. */
+static int fail_nth(int nth)
+{
+	int fd = open(FAIL_NTH, O_RDWR);
+
+	TEST_ASSERT(fd >= 0 && dprintf(fd, "%d", nth) > 0, FAIL_NTH);
+	return fd;
+}
+
+/* Has it failed? */
+static bool has_failed(int fd)
+{
+	char left[16] = {};
+
+	TEST_ASSERT(pread(fd, left, sizeof(left) - 1, 0) > 0, FAIL_NTH);
+	if (atoi(left))
+		TEST_ASSERT(pwrite(fd, "0", 1, 0) == 1, FAIL_NTH);
+	close(fd);
+	return !atoi(left);
+}
+
+/*
+ * Each allocation of a list fails once: what was done before stays done, what
+ * comes after is as it was, and the list tells where it stopped.
+ */
+static void test_no_memory_for_list(void)
+{
+	static const char wait[] = "/sys/kernel/debug/failslab/ignore-gfp-wait";
+	uint8_t oracle[ORACLE_PAGES], unused[ORACLE_PAGES];
+	struct kvm_memory_attributes a[16];
+	int fd, i, nth, ret, partial = 0;
+	struct kvm_vcpu *vcpu;
+	bool failed = true;
+	struct kvm_vm *vm;
+
+	/* Allocations that may sleep fail, too. */
+	fd = open(wait, O_WRONLY);
+	TEST_ASSERT(fd >= 0 && write(fd, "N", 1) == 1, "%s, errno %d", wait, errno);
+	close(fd);
+
+	vm = create_vm(&vcpu, guest_read);
+	for (nth = 1; failed; nth++) {
+		struct kvm_memory_attributes_list list = {
+			.ranges = (uintptr_t)a,
+			.nr = ARRAY_SIZE(a),
+		};
+
+		vm_mem_set_shared(vm, BASE, 4 * BLOCK);
+		memset(oracle, 0, sizeof(oracle));
+		random_ranges(a, list.nr, BASE, unused);
+
+		fd = fail_nth(nth);
+		ret = __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
+		i = errno;
+		failed = has_failed(fd);
+		TEST_ASSERT(ret ? failed && i == ENOMEM && list.done < list.nr :
+				  list.done == list.nr,
+			    "Allocation %d: %d, errno %d, %u done", nth, ret, i, list.done);
+		partial += list.done && list.done < list.nr;
+
+		for (i = 0; i < list.done; i++)
+			memset(oracle + (a[i].address - BASE) / PAGE_SIZE,
+			       a[i].attributes, a[i].size / PAGE_SIZE);
+		check_attrs(vm, BASE, oracle, ORACLE_PAGES, 64);
+	}
+	ksft_print_msg("%d allocations, %d lists that stopped in the middle\n", nth - 2, partial);
+	TEST_ASSERT(partial, "No list stopped in the middle");
 	kvm_vm_free(vm);
 }
 
@@ -606,6 +668,16 @@ static const struct level_case {
 #undef HUGE
 };
 
+/* Let the guest reach what touch() makes it read. */
+static void virt_map_offsets(struct kvm_vm *vm, uint64_t base,
+			     const uint64_t *offset, int nr)
+{
+	int i;
+
+	for (i = 0; i < nr && (!i || offset[i]); i++)
+		virt_map(vm, base + offset[i], base + offset[i], 1);
+}
+
 /* Let the guest read; return how many large pages that maps. */
 static void touch(struct kvm_vm *vm, struct kvm_vcpu *vcpu, uint64_t base,
 		  const uint64_t *offset, int nr, int *pages_2m, int *pages_1g)
@@ -617,9 +689,8 @@ static void touch(struct kvm_vm *vm, struct kvm_vcpu *vcpu, uint64_t base,
 	cmd.nr = i;
 	sync_global_to_guest(vm, cmd);
 	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	*pages_2m = vm_get_stat(vm, "pages_2m");
-	*pages_1g = vm_get_stat(vm, "pages_1g");
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, UCALL_EXIT_REASON);
+	vm_get_large_pages(vm, pages_2m, pages_1g);
 }
 
 static bool get_1g_page(void)
@@ -651,7 +722,7 @@ static bool run_level_case(const struct level_case *c)
 		return false;
 
 	vm = create_vm(&vcpu, guest_read);
-	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	virt_map_offsets(vm, BASE, c->touch, ARRAY_SIZE(c->touch));
 	gmem = vm_create_guest_memfd(vm, c->slot_size, 0);
 	if (!c->slot_last)
 		add_slot(vm, SLOT, slot_gpa, c->slot_size, hva, gmem);
@@ -683,7 +754,7 @@ static void test_split_and_reunite(void)
 
 	hva = map_like_gpa(BASE, 2 * BLOCK, false);
 	vm = create_vm(&vcpu, guest_read);
-	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	virt_map_offsets(vm, BASE, first, 2);
 	gmem = vm_create_guest_memfd(vm, 2 * BLOCK, 0);
 	add_slot(vm, SLOT, BASE, 2 * BLOCK, hva, gmem);
 
@@ -715,7 +786,9 @@ static void test_move_and_delete(void)
 
 	hva = map_like_gpa(a, 2 * BLOCK, false);
 	vm = create_vm(&vcpu, guest_read);
-	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	virt_map(vm, a, a, 1);
+	virt_map_offsets(vm, a, offset, 2);
+	virt_map_offsets(vm, b, offset, 2);
 	vm_mem_set_private(vm, b + BLOCK, PG(1));
 
 	add_slot(vm, SLOT, a, 2 * BLOCK, hva, -1);
@@ -784,7 +857,7 @@ static void *race_vcpu(void *arg)
 static void test_race_for_large_page(void)
 {
 	time_t until = time(NULL) + 12;
-	int gmem, rounds = 0, large = 0;
+	int gmem, pages_2m, pages_1g, rounds = 0, large = 0;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	pthread_t thread;
@@ -792,19 +865,20 @@ static void test_race_for_large_page(void)
 
 	hva = map_like_gpa(BASE, BLOCK, false);
 	vm = create_vm(&vcpu, guest_spin);
-	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	virt_map(vm, BASE, BASE, 1);
 	gmem = vm_create_guest_memfd(vm, BLOCK, 0);
 	add_slot(vm, SLOT, BASE, BLOCK, hva, gmem);
 	pthread_create(&thread, NULL, race_vcpu, vcpu);
 
 	while (rounds < 4000 && time(NULL) < until) {
 		vm_mem_set_private(vm, BASE + PG(300), PG(1));
-		TEST_ASSERT(!vm_get_stat(vm, "pages_2m"),
-			    "A large page over both kinds, round %d", rounds);
+		vm_get_large_pages(vm, &pages_2m, &pages_1g);
+		TEST_ASSERT(!pages_2m, "A large page over both kinds, round %d", rounds);
 		vm_mem_set_private(vm, BASE, BLOCK);
 		vm_mem_set_shared(vm, BASE, BLOCK);
 		usleep(rand() % 200);
-		large += !!vm_get_stat(vm, "pages_2m");
+		vm_get_large_pages(vm, &pages_2m, &pages_1g);
+		large += !!pages_2m;
 		rounds++;
 	}
 	ksft_print_msg("%d rounds, %d of them with a large page before\n", rounds, large);
@@ -986,10 +1060,6 @@ static void stress_host(struct kvm_vm *vm, void *hva, void *other, int seconds)
 
 static void test_stress(void)
 {
-	struct vm_shape shape = {
-		.mode = VM_MODE_DEFAULT,
-		.type = KVM_X86_SW_PROTECTED_VM,
-	};
 	struct kvm_vcpu *vcpus[NR_VCPUS];
 	pthread_t threads[NR_VCPUS];
 	void *hva, *other;
@@ -998,8 +1068,8 @@ static void test_stress(void)
 
 	hva = map_like_gpa(BASE, STRESS_BLOCKS * BLOCK, false);
 	other = map_like_gpa(OTHER_BASE, BLOCK, false);
-	vm = __vm_create_with_vcpus(shape, NR_VCPUS, 0, guest_stress, vcpus);
-	virt_map_level(vm, BASE, BASE, GIB, PG_LEVEL_1G);
+	vm = __vm_create_with_vcpus(sw_protected_shape(), NR_VCPUS, 0, guest_stress, vcpus);
+	virt_map(vm, BASE, BASE, STRESS_PAGES);
 	gmem = vm_create_guest_memfd(vm, STRESS_BLOCKS * BLOCK, 0);
 	add_slot(vm, SLOT, BASE, STRESS_BLOCKS * BLOCK, hva, gmem);
 
@@ -1026,6 +1096,7 @@ int main(void)
 	static const struct {
 		const char *name;
 		void (*run)(void);
+		const char *needs;
 	} tests[] = {
 		{ "bad input is refused and changes nothing",	test_bad_input },
 		{ "a list that can't be written to",		test_read_only_argument },
@@ -1033,6 +1104,7 @@ int main(void)
 		{ "what debugfs tells",				test_debugfs },
 		{ "a VM without private memory",		test_vm_without_private_memory },
 		{ "ranges against an oracle",			test_oracle },
+		{ "a list for which memory runs out",		test_no_memory_for_list, FAIL_NTH },
 		{ "runs of one VM set another",			test_copy_to_another_vm },
 		{ "split and re-united",			test_split_and_reunite },
 		{ "a slot moved and deleted",			test_move_and_delete },
@@ -1041,7 +1113,7 @@ int main(void)
 	};
 	int i;
 
-	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM));
+	TEST_REQUIRE(sw_protected_vm_supported());
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_GET_MEMORY_ATTRIBUTES) & PRIVATE);
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST));
 	TEST_REQUIRE(thp_configured());
@@ -1058,6 +1130,10 @@ int main(void)
 					      level_cases[i].why);
 	}
 	for (i = 0; i < ARRAY_SIZE(tests); i++) {
+		if (tests[i].needs && access(tests[i].needs, F_OK)) {
+			ksft_test_result_skip("%s: no %s\n", tests[i].name, tests[i].needs);
+			continue;
+		}
 		tests[i].run();
 		ksft_test_result_pass("%s\n", tests[i].name);
 	}
