@@ -18,6 +18,9 @@ BASE=$(<"$ROOT/BASE")
 # shellcheck disable=SC2034
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mem
 
+# A second checkout finds what the first one compiled.
+export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
+
 # What git sets for a hook is about another repository than those used here.
 # shellcheck disable=SC2046
 unset $(git rev-parse --local-env-vars 2>/dev/null)
