@@ -291,16 +291,13 @@ unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
 	void *entry;
 
 	rcu_read_lock();
-	for (entry = mas_walk(&mas); ; entry = mas_next_range(&mas, last)) {
+	for (;;) {
 		/*
-		 * Beside a writer the walk may find itself in an entry that has
-		 * grown since, and go on behind it: end the run instead.
+		 * From the root each time: beside a writer mas_next_range() may
+		 * skip entries, or find no node in a tree that had some.
 		 */
-		if (gfn != start && mas.index != gfn) {
-			gfn--;
-			break;
-		}
-
+		mas_set(&mas, gfn);
+		entry = mas_walk(&mas);
 		leaf = entry_to_leaf(entry);
 		val = leaf ? leaf_get(leaf, gfn) : entry_to_value(entry);
 		if (gfn == start)
