@@ -444,78 +444,6 @@ static void test_oracle(void)
 	kvm_vm_free(vm);
 }
 
-#define FAIL_NTH	"/proc/self/fail-nth"
-
-/* Let the @nth allocation from now on fail; returns the file to ask and to close. */
-static int fail_nth(int nth)
-{
-	int fd = open(FAIL_NTH, O_RDWR);
-
-	TEST_ASSERT(fd >= 0 && dprintf(fd, "%d", nth) > 0, FAIL_NTH);
-	return fd;
-}
-
-/* Has it failed? */
-static bool has_failed(int fd)
-{
-	char left[16] = {};
-
-	TEST_ASSERT(pread(fd, left, sizeof(left) - 1, 0) > 0, FAIL_NTH);
-	if (atoi(left))
-		TEST_ASSERT(pwrite(fd, "0", 1, 0) == 1, FAIL_NTH);
-	close(fd);
-	return !atoi(left);
-}
-
-/*
- * Each allocation of a list fails once: what was done before stays done, what
- * comes after is as it was, and the list tells where it stopped.
- */
-static void test_no_memory_for_list(void)
-{
-	static const char wait[] = "/sys/kernel/debug/failslab/ignore-gfp-wait";
-	uint8_t oracle[ORACLE_PAGES], unused[ORACLE_PAGES];
-	struct kvm_memory_attributes a[16];
-	int fd, i, nth, ret, partial = 0;
-	struct kvm_vcpu *vcpu;
-	bool failed = true;
-	struct kvm_vm *vm;
-
-	/* Allocations that may sleep fail, too. */
-	fd = open(wait, O_WRONLY);
-	TEST_ASSERT(fd >= 0 && write(fd, "N", 1) == 1, "%s, errno %d", wait, errno);
-	close(fd);
-
-	vm = create_vm(&vcpu, guest_read);
-	for (nth = 1; failed; nth++) {
-		struct kvm_memory_attributes_list list = {
-			.ranges = (uintptr_t)a,
-			.nr = ARRAY_SIZE(a),
-		};
-
-		vm_mem_set_shared(vm, BASE, 4 * BLOCK);
-		memset(oracle, 0, sizeof(oracle));
-		random_ranges(a, list.nr, BASE, unused);
-
-		fd = fail_nth(nth);
-		ret = __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
-		i = errno;
-		failed = has_failed(fd);
-		TEST_ASSERT(ret ? failed && i == ENOMEM && list.done < list.nr :
-				  list.done == list.nr,
-			    "Allocation %d: %d, errno %d, %u done", nth, ret, i, list.done);
-		partial += list.done && list.done < list.nr;
-
-		for (i = 0; i < list.done; i++)
-			memset(oracle + (a[i].address - BASE) / PAGE_SIZE,
-			       a[i].attributes, a[i].size / PAGE_SIZE);
-		check_attrs(vm, BASE, oracle, ORACLE_PAGES, 64);
-	}
-	ksft_print_msg("%d allocations, %d lists that stopped in the middle\n", nth - 2, partial);
-	TEST_ASSERT(partial, "No list stopped in the middle");
-	kvm_vm_free(vm);
-}
-
 /* What GET returns, LIST of another VM takes. */
 static void test_copy_to_another_vm(void)
 {
@@ -1096,7 +1024,6 @@ int main(void)
 	static const struct {
 		const char *name;
 		void (*run)(void);
-		const char *needs;
 	} tests[] = {
 		{ "bad input is refused and changes nothing",	test_bad_input },
 		{ "a list that can't be written to",		test_read_only_argument },
@@ -1104,7 +1031,6 @@ int main(void)
 		{ "what debugfs tells",				test_debugfs },
 		{ "a VM without private memory",		test_vm_without_private_memory },
 		{ "ranges against an oracle",			test_oracle },
-		{ "a list for which memory runs out",		test_no_memory_for_list, FAIL_NTH },
 		{ "runs of one VM set another",			test_copy_to_another_vm },
 		{ "split and re-united",			test_split_and_reunite },
 		{ "a slot moved and deleted",			test_move_and_delete },
@@ -1130,10 +1056,6 @@ int main(void)
 					      level_cases[i].why);
 	}
 	for (i = 0; i < ARRAY_SIZE(tests); i++) {
-		if (tests[i].needs && access(tests[i].needs, F_OK)) {
-			ksft_test_result_skip("%s: no %s\n", tests[i].name, tests[i].needs);
-			continue;
-		}
 		tests[i].run();
 		ksft_test_result_pass("%s\n", tests[i].name);
 	}
