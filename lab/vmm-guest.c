@@ -3,6 +3,8 @@
  * init of the guest that lab/vmm boots: says on the console which hypervisor
  * the guest runs on and whether its memory holds what is written to it, each
  * line after the token that the kernel's command line passed on, and powers off.
+ * With "write" before the token it goes on for ever instead, to be migrated: it
+ * writes to all of its pages, again and again, and checks them before.
  */
 #include <cpuid.h>
 #include <stdint.h>
@@ -31,6 +33,43 @@ static int memory_holds(void)
 	return 1;
 }
 
+#define PAGE	4096
+#define PAGES	(MEMORY / 2 / PAGE)
+#define SWEEPS	10
+
+static uint32_t generation[PAGES];
+
+/* Both ends of a page have the generation that a table elsewhere has for it. */
+static int page_holds(const volatile uint32_t *page, size_t i)
+{
+	return page[0] == generation[i] && page[PAGE / 4 - 1] == (generation[i] ^ i);
+}
+
+static void write_on(const char *token)
+{
+	volatile uint32_t *page, *memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE,
+						MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return;
+	for (size_t n = 0;; n++) {
+		for (size_t i = 0; i < PAGES; i++) {
+			page = memory + i * (PAGE / 4);
+			if (n && !page_holds(page, i)) {
+				printf("%s page %zu is wrong: %u %u, not %u\n", token, i, page[0],
+				       (uint32_t)(page[PAGE / 4 - 1] ^ i), generation[i]);
+				return;
+			}
+			generation[i]++;
+			page[0] = generation[i];
+			page[PAGE / 4 - 1] = generation[i] ^ i;
+		}
+		if (n % SWEEPS == 0)
+			printf("%s written %zu times\n", token, n + 1);
+		fflush(stdout);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const char *token = argv[argc - 1];
@@ -40,6 +79,8 @@ int main(int argc, char **argv)
 	printf("%s hypervisor %.12s\n", token, (char *)id);
 	printf("%s memory %s\n", token, memory_holds() ? "holds" : "is wrong");
 	fflush(stdout);
+	if (argc > 2 && !strcmp(argv[argc - 2], "write"))
+		write_on(token);
 	sync();
 	reboot(RB_POWER_OFF);
 	return 1;

@@ -10,12 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <linux/falloc.h>
 #include <linux/sizes.h>
 
+#include "figures.h"
 #include "kvm_util.h"
 #include "private_mem.h"
 #include "processor.h"
@@ -32,33 +32,6 @@
 
 static int repeats = 5;
 static uint64_t largest = 64 * GIB;
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return timespec_to_ns(ts);
-}
-
-static int compare(const void *a, const void *b)
-{
-	int64_t d = *(const int64_t *)a - *(const int64_t *)b;
-
-	return d < 0 ? -1 : d > 0;
-}
-
-static int64_t median(int64_t *v, int n)
-{
-	qsort(v, n, sizeof(*v), compare);
-	return v[n / 2];
-}
-
-static void figure(const char *name, int64_t value, const char *unit)
-{
-	printf("%s %ld %s\n", name, value, unit);
-	fflush(stdout);
-}
 
 /* Kernel memory in slabs, in bytes. */
 static int64_t slab_bytes(void)

@@ -1,0 +1,79 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# usage: check-model.sh [DIR]
+#
+# Has spin search all states of dirty_log.pml, as it is and in its variants, in
+# DIR or a temporary directory. Prints KTAP: a row fails where spin finds a
+# counter-example and should not, or finds none and should.
+set -u
+
+model=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/dirty_log.pml
+dir=${1-}
+if [ -z "$dir" ]; then
+	dir=$(mktemp -d)
+	trap 'rm -rf "$dir"' EXIT
+fi
+
+# What is defined, and whether a write may be lost.
+variants=(
+	"safe"
+	"safe RING"
+	"safe PML"
+	"lost NO_RETRY"
+	"lost NO_FLUSH"
+	"lost COPY_FIRST"
+	"lost PROTECT_FIRST"
+	"lost MARK_FIRST"
+	"lost NO_MAP_BARRIER"
+	"lost NO_DATA_BARRIER"
+	"lost NO_MARK"
+	"lost RING NO_RETRY"
+	"lost RING NO_FLUSH"
+	"lost RING MARK_FIRST"
+	"lost PML NO_RETRY"
+	"lost PML NO_FLUSH"
+	"lost PML PROTECT_FIRST"
+)
+
+# search NAME DEFINE...: fails if the search was not one of all states.
+search() {
+	local out=$dir/$1
+	shift
+	mkdir -p "$out"
+	(
+		cd "$out" || exit
+		spin -a "${@/#/-D}" "$model" >spin.log &&
+			cc -O2 -w -DSAFETY -o search pan.c &&
+			./search -m200000 >pan.log
+	) || return
+	! grep -q -e 'max search depth too small' -e 'out of memory' "$out/pan.log" &&
+		grep -q '^State-vector' "$out/pan.log"
+}
+
+echo "KTAP version 1"
+echo "1..${#variants[@]}"
+n=0
+failed=0
+for variant in "${variants[@]}"; do
+	n=$((n + 1))
+	read -r expected defines <<<"$variant"
+	name=${defines// /+}
+	# shellcheck disable=SC2086
+	if ! search "${name:-protocol}" $defines; then
+		found='not searched'
+	elif grep -q 'errors: 0$' "$dir/${name:-protocol}/pan.log" &&
+	     ! grep -q 'Search not completed' "$dir/${name:-protocol}/pan.log"; then
+		found=safe
+	else
+		found=lost
+	fi
+	states=$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' "$dir/${name:-protocol}/pan.log" 2>/dev/null)
+	if [ "$found" = "$expected" ]; then
+		echo "ok $n ${name:-protocol} # $found, ${states:-no} states"
+	else
+		failed=1
+		echo "not ok $n ${name:-protocol} # $found instead of $expected"
+	fi
+done
+exit $failed

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The protocol of the dirty log, for spin: one page, two vCPUs that write to it,
+ * KVM that writes to it for a guest, and a thread that migrates it.
+ *
+ * What has to hold: once all writers have stopped, and the last round is over,
+ * the copy has what was written last.  Documentation/virt/kvm/dirty-log.rst
+ * describes the steps, and which barriers make them steps in this order: each is
+ * what others see of it, so that a missing barrier is another order here.
+ *
+ * Each of these takes a step out, or puts one elsewhere, and must yield a
+ * counter-example ("check-model.sh" runs all of them):
+ *
+ *   NO_RETRY		who protects doesn't look again at an entry that changed
+ *   NO_FLUSH		TLBs keep what they have
+ *   COPY_FIRST		userspace copies before TLBs are invalidated
+ *   PROTECT_FIRST	the bit is cleared after the page is protected
+ *   MARK_FIRST		a fault sets the bit before the entry is writable
+ *   NO_MAP_BARRIER	the two are seen in any order
+ *   NO_DATA_BARRIER	so are KVM's own write and its bit
+ *   NO_MARK		a fault doesn't set the bit
+ *
+ * and these are other kinds of log, with the same protocol:
+ *
+ *   RING		a flag for each vCPU instead of one bit
+ *   PML		no faults: the CPU sets the dirty state of an entry, and
+ *			notes the page in a buffer, which KVM empties at exits
+ */
+
+#ifndef WRITES
+#define WRITES	2	/* of each vCPU */
+#endif
+#ifndef ROUNDS
+#define ROUNDS	2	/* of the migration, before the last one */
+#endif
+#define VCPUS	2
+#define KVM	VCPUS	/* whose bit KVM sets, with RING */
+
+#define NONE	0	/* in a TLB: nothing, or read-only */
+#define WRITE	1	/* writable; with PML, dirty as well */
+
+byte memory;		/* the page, as a number of the write */
+byte copy;
+byte last;		/* the number of the last write */
+bool logged;		/* the entry: writable, or dirty with PML */
+bool other;		/* and a permission that has nothing to do with it */
+byte tlb[VCPUS];
+bool noted[VCPUS];	/* with PML: in the buffer of the vCPU */
+byte stopped;
+
+#ifdef RING
+bool dirty[VCPUS + 1];
+#define MARK(who)	dirty[who] = true
+#define DIRTY		(dirty[0] || dirty[1] || dirty[2])
+#else
+bool dirty;
+#define MARK(who)	dirty = true
+#define DIRTY		dirty
+#endif
+
+#define WRITE_MEMORY	last++; memory = last
+
+/* The entry from (was_logged, was_other), if it is still so. */
+#define CMPXCHG(new_logged, new_other)					\
+	atomic {							\
+		if							\
+		:: logged == was_logged && other == was_other ->	\
+			logged = new_logged; other = new_other;		\
+			done = true					\
+		:: else -> done = false					\
+		fi							\
+	}
+
+#define READ_ENTRY	d_step { was_logged = logged; was_other = other }
+
+/* A fault, as far as the log knows of it.  It need not succeed. */
+inline write_fault(who)
+{
+	READ_ENTRY;
+	if
+	:: was_logged -> skip
+	:: else ->
+#if defined(NO_MARK)
+		CMPXCHG(true, was_other)
+#elif defined(MARK_FIRST)
+		MARK(who);
+		CMPXCHG(true, was_other)
+#else
+		if
+		:: true ->
+			CMPXCHG(true, was_other);
+			if
+			:: done -> MARK(who)
+			:: else -> skip
+			fi
+#ifdef NO_MAP_BARRIER
+		:: true ->
+			MARK(who);
+			CMPXCHG(true, was_other)
+#endif
+		fi
+#endif
+	fi
+}
+
+inline other_fault()
+{
+	READ_ENTRY;
+	CMPXCHG(was_logged, true)
+}
+
+/* The CPU does these by itself; TLBs are invalidated in between or not at all. */
+proctype vcpu(byte me)
+{
+	byte writes = 0;
+	bool was_logged, was_other, done;
+
+	do
+	:: writes < WRITES ->
+		if
+		:: atomic { tlb[me] == WRITE -> WRITE_MEMORY; writes++ }
+#ifdef PML
+		:: atomic { tlb[me] == NONE && logged -> tlb[me] = WRITE }
+		:: atomic { tlb[me] == NONE && !logged ->
+			logged = true; noted[me] = true; tlb[me] = WRITE }
+		:: noted[me] -> noted[me] = false; MARK(me)
+#else
+		:: atomic { tlb[me] == NONE && logged -> tlb[me] = WRITE }
+		:: tlb[me] == NONE && !logged -> write_fault(me)
+#endif
+		:: !other -> other_fault()
+		:: atomic { tlb[me] == WRITE -> tlb[me] = NONE }
+		fi
+	:: writes == WRITES -> break
+	od;
+
+	if
+	:: noted[me] -> noted[me] = false; MARK(me)
+	:: else -> skip
+	fi;
+	stopped++
+}
+
+/* Emulation, a paravirtual page, an ITS table: by the address of the host. */
+proctype kvm()
+{
+#ifdef NO_DATA_BARRIER
+	if
+	:: true -> d_step { WRITE_MEMORY }; MARK(KVM)
+	:: true -> MARK(KVM); d_step { WRITE_MEMORY }
+	fi;
+#else
+	d_step { WRITE_MEMORY };
+	MARK(KVM);
+#endif
+	stopped++
+}
+
+inline clear()
+{
+#ifdef RING
+	d_step { dirty[0] = false; dirty[1] = false; dirty[2] = false }
+#else
+	dirty = false
+#endif
+}
+
+inline protect()
+{
+	do
+	:: READ_ENTRY;
+		if
+		:: !was_logged -> break
+		:: else ->
+			CMPXCHG(false, was_other);
+#ifdef NO_RETRY
+			break
+#else
+			if
+			:: done -> break
+			:: else -> skip
+			fi
+#endif
+		fi
+	od
+}
+
+/* One vCPU after the other; it is over when all are done with what they had. */
+inline flush()
+{
+#ifdef NO_FLUSH
+	skip
+#else
+	tlb[0] = NONE;
+	tlb[1] = NONE
+#endif
+}
+
+inline round()
+{
+	if
+	:: DIRTY ->
+#ifdef PROTECT_FIRST
+		protect();
+		clear();
+#else
+		clear();
+		protect();
+#endif
+#ifdef COPY_FIRST
+		copy = memory;
+		flush()
+#else
+		flush();
+		copy = memory
+#endif
+	:: else -> skip
+	fi
+}
+
+proctype migration()
+{
+	byte rounds = 0;
+	bool was_logged, was_other, done;
+
+	do
+	:: rounds < ROUNDS -> round(); rounds++
+	:: break
+	od;
+
+	stopped == VCPUS + 1;
+	round();
+	assert(copy == memory)
+}
+
+/* Logging has just begun, with everything dirty: what is writable may still be. */
+init
+{
+	atomic {
+#ifdef RING
+		dirty[KVM] = true;
+#else
+		dirty = true;
+#endif
+		if
+		:: true -> logged = true; tlb[0] = WRITE; tlb[1] = WRITE
+		:: true -> logged = true
+		:: true -> skip
+		fi;
+		run vcpu(0);
+		run vcpu(1);
+		run kvm();
+		run migration()
+	}
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What clearing the dirty log costs, and costs a vCPU meanwhile.
+ *
+ * Prints one figure a line: name, value, unit.  It calls nothing that an
+ * unpatched kernel doesn't have, so that two kernels can be compared.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <linux/bitops.h>
+#include <linux/sizes.h>
+
+#include "dirty_log.h"
+#include "figures.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define SLOT		10
+#define BASE		((uint64_t)SZ_4G)
+#define MAX_SAMPLES	16384
+#define AHEAD		512	/* pages */
+
+static uint64_t psz;
+static int seconds = 3;
+
+/* ---- Guest -------------------------------------------------------------- */
+
+static struct {
+	uint64_t pages, psz;
+	bool timed;		/* write until told to stop, and take the time */
+	bool stop, clearing;
+	uint64_t page;		/* that is written next */
+	uint64_t writes;
+	uint64_t nr_samples;
+} shared;
+
+static uint32_t samples[MAX_SAMPLES];
+
+static uint64_t counter(void)
+{
+#ifdef __aarch64__
+	uint64_t t;
+
+	asm volatile("isb; mrs %0, cntvct_el0; isb" : "=r" (t) : : "memory");
+	return t;
+#else
+	return rdtsc();
+#endif
+}
+
+static void guest_write(uint64_t page, uint64_t value)
+{
+	WRITE_ONCE(*(uint64_t *)(BASE + page * shared.psz), value);
+}
+
+/* Sweep until told to stop; sample the writes that meet a clear. */
+static void guest_timed(void)
+{
+	uint64_t begin, clearing;
+
+	while (!READ_ONCE(shared.stop)) {
+		clearing = READ_ONCE(shared.clearing);
+		begin = counter();
+		guest_write(shared.page, begin);
+		if (clearing && shared.nr_samples < MAX_SAMPLES)
+			samples[shared.nr_samples++] = counter() - begin;
+		WRITE_ONCE(shared.page, (shared.page + 1) % shared.pages);
+		shared.writes++;
+	}
+}
+
+static void guest_code(void)
+{
+	uint64_t i, n;
+
+	for (n = 0;; n++) {
+		if (shared.timed)
+			guest_timed();
+		else
+			for (i = 0; i < shared.pages; i++)
+				guest_write(i, n);
+		GUEST_SYNC(n);
+	}
+}
+
+/* ---- VMM ---------------------------------------------------------------- */
+
+struct vmm {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	uint64_t pages;
+	unsigned long *log, *mask;
+};
+
+static void run_on_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	/* With one CPU there's nothing to choose. */
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* A VM with a slot of @size whose pages are all mapped, and writable. */
+static void create_vmm(struct vmm *v, uint64_t size)
+{
+	v->vm = __vm_create(VM_SHAPE(VM_MODE_DEFAULT), 1, 1024);
+	v->vcpu = vm_vcpu_add(v->vm, 0, guest_code);
+	vm_enable_cap(v->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	vm_userspace_mem_region_add(v->vm, VM_MEM_SRC_ANONYMOUS, BASE, SLOT,
+				    size / v->vm->page_size, 0);
+	virt_map(v->vm, BASE, BASE, size / v->vm->page_size);
+	v->pages = size / psz;
+	v->log = calloc(v->pages, 1);
+	v->mask = calloc(v->pages, 1);
+
+	memset(&shared, 0, sizeof(shared));
+	shared.pages = v->pages;
+	shared.psz = psz;
+	sync_global_to_guest(v->vm, shared);
+	sweep_faults(v->vcpu);
+}
+
+static void free_vmm(struct vmm *v)
+{
+	kvm_vm_free(v->vm);
+	free(v->log);
+	free(v->mask);
+}
+
+/* From now on every page is dirty. */
+static void restart_log(struct vmm *v)
+{
+	vm_mem_region_set_flags(v->vm, SLOT, 0);
+	vm_mem_region_set_flags(v->vm, SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+}
+
+static uint64_t clear(struct vmm *v, unsigned long word)
+{
+	uint64_t i, begin;
+
+	for (i = 0; i < v->pages / BITS_PER_LONG; i++)
+		v->mask[i] = word;
+	begin = now_ns();
+	kvm_vm_clear_dirty_log(v->vm, SLOT, v->mask, 0, v->pages);
+	return now_ns() - begin;
+}
+
+/* ---- A clear by itself ---------------------------------------------------- */
+
+static const struct {
+	const char *name;
+	unsigned long word;
+} patterns[] = {
+	{ "all", ~0ul },
+	{ "half", 0x5555555555555555 },
+	{ "sparse", 1 },
+};
+
+/* Of pages that are dirty and writable, with no vCPU that runs. */
+static void bench_clear(uint64_t size)
+{
+	int64_t cost, cleared, faults;
+	char name[64];
+	struct vmm v;
+	int i;
+
+	create_vmm(&v, size);
+	for (i = 0; i < ARRAY_SIZE(patterns); i++) {
+		restart_log(&v);
+		sweep_faults(v.vcpu);
+		cost = clear(&v, patterns[i].word);
+		faults = sweep_faults(v.vcpu);
+		cleared = v.pages / 64 * __builtin_popcountl(patterns[i].word);
+
+		snprintf(name, sizeof(name), "clear_%s", patterns[i].name);
+		figure(name, cost / cleared, "ns");
+		snprintf(name, sizeof(name), "faults_%s", patterns[i].name);
+		figure(name, faults * 100 / cleared, "percent");
+	}
+	free_vmm(&v);
+}
+
+/* ---- A clear beside a vCPU that writes ------------------------------------ */
+
+static void *vcpu_thread(void *arg)
+{
+	run_on_cpu(1);
+	sweep_faults(arg);
+	return NULL;
+}
+
+static int64_t counter_khz(struct kvm_vcpu *vcpu)
+{
+#ifdef __aarch64__
+	return read_sysreg(cntfrq_el0) / 1000;
+#else
+	return __vcpu_ioctl(vcpu, KVM_GET_TSC_KHZ, NULL);
+#endif
+}
+
+static void print_stalls(struct vmm *v, const char *what, int mib)
+{
+	int64_t khz = counter_khz(v->vcpu), *ns = calloc(MAX_SAMPLES, sizeof(*ns));
+	char name[64];
+	int i;
+
+	sync_global_from_guest(v->vm, samples);
+	TEST_ASSERT(shared.nr_samples, "No write met a clear");
+	for (i = 0; i < shared.nr_samples; i++)
+		ns[i] = samples[i] * 1000000ull / khz;
+
+	snprintf(name, sizeof(name), "%s_p99_%dm", what, mib);
+	figure(name, percentile(ns, shared.nr_samples, 99), "ns");
+	snprintf(name, sizeof(name), "%s_max_%dm", what, mib);
+	figure(name, percentile(ns, shared.nr_samples, 100), "ns");
+	free(ns);
+}
+
+/*
+ * Take pages away that the vCPU will write to next, so that it takes faults of
+ * both kinds: on pages that are write-protected, which x86 has a fast path for,
+ * and on pages that are not mapped.
+ */
+static void drop_ahead(struct vmm *v, uint64_t page)
+{
+	uint64_t first = min(page + 16, v->pages - AHEAD);
+
+	madvise(addr_gpa2hva(v->vm, BASE + first * psz), AHEAD * psz, MADV_DONTNEED);
+}
+
+/* What else is done must not be in the sample that is being taken. */
+static void end_sampling(typeof(shared) *guest)
+{
+	uint64_t before;
+
+	WRITE_ONCE(guest->clearing, false);
+	for (before = READ_ONCE(guest->writes); READ_ONCE(guest->writes) < before + 2;)
+		sched_yield();
+}
+
+/* Clears beside the vCPU; without @clears, all but those. */
+static void bench_beside(int mib, bool clears)
+{
+	uint64_t end;
+	struct vmm v;
+	pthread_t thread;
+	typeof(shared) *guest;
+	char name[64];
+	int rounds = 0;
+
+	create_vmm(&v, (uint64_t)mib * SZ_1M);
+	shared.timed = true;
+	sync_global_to_guest(v.vm, shared);
+	guest = addr_gva2hva(v.vm, (vm_vaddr_t)&shared);
+
+	run_on_cpu(0);
+	restart_log(&v);
+	clear(&v, ~0ul);
+	pthread_create(&thread, NULL, vcpu_thread, v.vcpu);
+
+	for (end = now_ns() + seconds * NSEC_PER_SEC; now_ns() < end; rounds++) {
+		restart_log(&v);
+		drop_ahead(&v, READ_ONCE(guest->page));
+		WRITE_ONCE(guest->clearing, true);
+		if (clears)
+			clear(&v, ~0ul);
+		else
+			usleep(10000);
+		end_sampling(guest);
+	}
+	WRITE_ONCE(guest->stop, true);
+	pthread_join(thread, NULL);
+	sync_global_from_guest(v.vm, shared);
+
+	print_stalls(&v, clears ? "stall" : "quiet", mib);
+	if (clears) {
+		snprintf(name, sizeof(name), "writes_%dm", mib);
+		figure(name, shared.writes / seconds, "a_second");
+		snprintf(name, sizeof(name), "clears_%dm", mib);
+		figure(name, rounds / seconds, "a_second");
+	}
+	free_vmm(&v);
+}
+
+int main(int argc, char *argv[])
+{
+	int opt, mib, cost_mib = 64;
+
+	while ((opt = getopt(argc, argv, "hc:t:")) != -1) {
+		switch (opt) {
+		case 'c':
+			cost_mib = atoi_positive("MiB", optarg);
+			break;
+		case 't':
+			seconds = atoi_positive("Seconds", optarg);
+			break;
+		default:
+			printf("usage: %s [-c MIB] [-t SECONDS] [MIB]...\n"
+			       "  -c   memory for the cost of a clear (%d)\n"
+			       "  -t   seconds for each MIB (%d)\n"
+			       "  MIB  memory that is cleared beside a vCPU that writes\n",
+			       argv[0], cost_mib, seconds);
+			exit(opt != 'h');
+		}
+	}
+
+	psz = getpagesize();
+	bench_clear((uint64_t)cost_mib * SZ_1M);
+	for (; optind < argc; optind++) {
+		mib = atoi_positive("MIB", argv[optind]);
+		bench_beside(mib, false);
+		bench_beside(mib, true);
+	}
+	return 0;
+}

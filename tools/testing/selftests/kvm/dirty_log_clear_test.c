@@ -1,0 +1,803 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Clearing the dirty log: no write is lost, no page too many is protected, and
+ * bad input changes nothing.
+ *
+ * A copy is kept of memory that vCPUs write to, by the rules of live migration:
+ * what is reported dirty is cleared, then copied.  Once the vCPUs stop, what is
+ * reported last is copied, and every byte has to be there.  The pages are few and
+ * the vCPUs more than one, so that clearing meets faults on the very same page.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <asm/barrier.h>
+#include <linux/bitmap.h>
+#include <linux/bitops.h>
+#include <linux/sizes.h>
+
+#include "dirty_log.h"
+#include "figures.h"
+#include "kselftest.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define SLOT		10
+#define OTHER_SLOT	11
+#define BASE		((uint64_t)SZ_4G)
+#define OTHER_BASE	(BASE + SZ_1G)
+#define NR_VCPUS	2
+#define RING_ENTRIES	4096
+/* Writes of a vCPU before it lets others run, where there's one CPU. */
+#define BATCH		64
+
+/* What guests call, where pages are made executable when they are. */
+#define RET_INSN	0xd65f03c0
+#ifdef __aarch64__
+#define CALLS		true
+#else
+#define CALLS		false
+#endif
+
+static uint64_t psz;		/* page of the host */
+static int seconds = 30;
+
+/* ---- Guest -------------------------------------------------------------- */
+
+static struct {
+	uint64_t pages;
+	uint64_t psz;
+	uint64_t pattern;
+	uint64_t burst;		/* writes to a page before the next one's turn */
+	bool exec;
+} area;
+
+static uint64_t next_random(uint64_t *seed)
+{
+	*seed ^= *seed << 13;
+	*seed ^= *seed >> 7;
+	*seed ^= *seed << 17;
+	return *seed;
+}
+
+/*
+ * Write to some pages in a row, and call the "ret" that each begins with: right
+ * after the fault that makes it writable comes one that makes it executable.
+ */
+static void guest_random(uint64_t id)
+{
+	uint64_t seed = (id + 1) * 0x9e3779b97f4a7c15, r, i, n, value = id;
+	char *page;
+
+	for (;;) {
+		r = next_random(&seed);
+		for (i = 0; i < BATCH; i++) {
+			page = (char *)BASE + ((r >> 16) + i) % area.pages * area.psz;
+			for (n = 0; n < area.burst; n++, value += NR_VCPUS)
+				WRITE_ONCE(*(uint64_t *)(page + 8 + r % (area.psz / 8 - 1) * 8),
+					   value);
+			if (area.exec)
+				((void (*)(void))page)();
+		}
+		GUEST_SYNC(value);
+	}
+}
+
+static void guest_write_pattern(uint64_t pattern, uint64_t value)
+{
+	uint64_t i;
+	char *page;
+
+	for (i = 0; i < area.pages; i++) {
+		if (!(pattern >> i % 64 & 1))
+			continue;
+		page = (char *)BASE + i * area.psz;
+		WRITE_ONCE(*(uint64_t *)(page + 8), value);
+		if (area.exec)
+			((void (*)(void))page)();
+	}
+}
+
+/* Write to every page once a run, to those of the pattern first. */
+static void guest_sweep(uint64_t id)
+{
+	uint64_t count = 0;
+
+	for (;; count++) {
+		guest_write_pattern(area.pattern, count);
+		guest_write_pattern(~area.pattern, count);
+		GUEST_SYNC(count);
+	}
+}
+
+/* ---- VMM ---------------------------------------------------------------- */
+
+enum how { HOW_GET, HOW_CLEAR, HOW_RING };
+
+struct mode {
+	const char *name;
+	enum how how;
+	bool all_set;		/* bits are set when logging begins */
+	bool split;		/* huge pages are split when they are cleared */
+	bool calm;		/* many writes to a page, all cleared each time, no more */
+	enum vm_mem_backing_src_type memory;
+	int units;		/* of 64 pages, or huge pages */
+};
+
+struct vmm {
+	const struct mode *mode;
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpus[NR_VCPUS];
+	pthread_t threads[NR_VCPUS];
+	int nr_vcpus;
+	uint64_t pages;
+	char *memory, *copy;
+	unsigned long *log, *mask;
+	uint64_t seed;
+};
+
+static atomic_bool stop;
+
+static bool ring_supported(void)
+{
+	return kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) ||
+	       kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
+}
+
+#ifdef __aarch64__
+/* That can only be said while there's no memslot. */
+static void enable_split(struct kvm_vm *vm)
+{
+	struct kvm_userspace_memory_region2 *slot = &memslot2region(vm, 0)->region;
+	uint64_t size = slot->memory_size;
+
+	slot->memory_size = 0;
+	vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION2, slot);
+	vm_enable_cap(vm, KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE, get_def_hugetlb_pagesz());
+	slot->memory_size = size;
+	vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION2, slot);
+}
+#else
+static void enable_split(struct kvm_vm *vm) { }
+#endif
+
+static void set_up_log(struct kvm_vm *vm, const struct mode *m)
+{
+	uint64_t manual = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+
+	if (m->split)
+		enable_split(vm);
+	if (m->how == HOW_RING)
+		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
+	if (m->all_set)
+		manual |= KVM_DIRTY_LOG_INITIALLY_SET;
+	if (m->how == HOW_CLEAR)
+		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual);
+}
+
+static void set_logging(struct vmm *v, bool on)
+{
+	vm_mem_region_set_flags(v->vm, SLOT, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+}
+
+static bool is_huge(const struct mode *m)
+{
+	return m->memory == VM_MEM_SRC_ANONYMOUS_HUGETLB;
+}
+
+static void create_vmm(struct vmm *v, const struct mode *m, int nr_vcpus, void *guest_code)
+{
+	uint64_t size;
+	int i;
+
+	*v = (struct vmm) { .mode = m, .nr_vcpus = nr_vcpus, .seed = 88172645463325252 };
+	v->vm = __vm_create(VM_SHAPE(VM_MODE_DEFAULT), nr_vcpus, 64);
+	set_up_log(v->vm, m);
+	for (i = 0; i < nr_vcpus; i++) {
+		v->vcpus[i] = vm_vcpu_add(v->vm, i, guest_code);
+		vcpu_args_set(v->vcpus[i], 1, (uint64_t)i);
+		if (m->how == HOW_RING)
+			vcpu_map_dirty_ring(v->vcpus[i]);
+	}
+
+	size = m->units * (is_huge(m) ? get_def_hugetlb_pagesz() : BITS_PER_LONG * psz);
+	v->pages = size / psz;
+	vm_userspace_mem_region_add(v->vm, m->memory, BASE, SLOT,
+				    size / v->vm->page_size, 0);
+	virt_map(v->vm, BASE, BASE, size / v->vm->page_size);
+	v->memory = addr_gpa2hva(v->vm, BASE);
+	v->copy = calloc(v->pages, psz);
+	v->log = bitmap_zalloc(v->pages);
+	v->mask = bitmap_zalloc(v->pages);
+	TEST_ASSERT(v->copy && v->log && v->mask, "No memory for a copy");
+
+	area.pages = v->pages;
+	area.psz = psz;
+	area.exec = CALLS && m->memory == VM_MEM_SRC_SHMEM;
+	area.burst = m->calm ? 2000 : 1;
+	sync_global_to_guest(v->vm, area);
+	for (i = 0; area.exec && i < v->pages; i++)
+		*(uint32_t *)(v->memory + i * psz) = RET_INSN;
+}
+
+static void free_vmm(struct vmm *v)
+{
+	kvm_vm_free(v->vm);
+	free(v->copy);
+	free(v->log);
+	free(v->mask);
+}
+
+static void *vcpu_thread(void *arg)
+{
+	struct kvm_vcpu *vcpu = arg;
+	struct ucall uc;
+
+	while (!stop) {
+		if (__vcpu_run(vcpu) && errno != EINTR)
+			TEST_FAIL("KVM_RUN: %s", strerror(errno));
+
+		if (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL)
+			usleep(100);
+		else if (get_ucall(vcpu, &uc) == UCALL_ABORT)
+			REPORT_GUEST_ASSERT(uc);
+	}
+	return NULL;
+}
+
+static void start_vcpus(struct vmm *v)
+{
+	int i;
+
+	stop = false;
+	for (i = 0; i < v->nr_vcpus; i++)
+		pthread_create(&v->threads[i], NULL, vcpu_thread, v->vcpus[i]);
+}
+
+static void stop_vcpus(struct vmm *v)
+{
+	int i;
+
+	stop = true;
+	for (i = 0; i < v->nr_vcpus; i++)
+		pthread_join(v->threads[i], NULL);
+}
+
+/* ---- No write is lost ---------------------------------------------------- */
+
+static void copy_page(struct vmm *v, uint64_t page)
+{
+	memcpy(v->copy + page * psz, v->memory + page * psz, psz);
+}
+
+static void copy_pages(struct vmm *v, const unsigned long *bits)
+{
+	uint64_t page;
+
+	for (page = 0; page < v->pages; page++)
+		if (test_bit(page, bits))
+			copy_page(v, page);
+}
+
+/* Clear some of what is reported, in some part of the slot; all with @all. */
+static void round_clear(struct vmm *v, bool all)
+{
+	uint64_t words = v->pages / BITS_PER_LONG, first = 0, n = words, i, r;
+
+	kvm_vm_get_dirty_log(v->vm, SLOT, v->log);
+	if (!all && next_random(&v->seed) & 1) {
+		first = next_random(&v->seed) % words;
+		n = 1 + next_random(&v->seed) % (words - first);
+	}
+
+	memset(v->mask, 0, v->pages / 8);
+	r = next_random(&v->seed);
+	for (i = first; i < first + n; i++)
+		v->mask[i] = v->log[i] & (all || r & 1 ? ~0ul : next_random(&v->seed));
+
+	kvm_vm_clear_dirty_log(v->vm, SLOT, v->mask + first, first * BITS_PER_LONG,
+			       n * BITS_PER_LONG);
+	copy_pages(v, v->mask);
+}
+
+static void round_get(struct vmm *v)
+{
+	kvm_vm_get_dirty_log(v->vm, SLOT, v->log);
+	copy_pages(v, v->log);
+}
+
+/* Harvest up to @max entries of a vCPU's ring into the log. */
+static int harvest(struct vmm *v, struct kvm_vcpu *vcpu, int max)
+{
+	struct kvm_dirty_gfn *entry;
+	int n;
+
+	for (n = 0; n < max; n++, vcpu->fetch_index++) {
+		entry = &vcpu->dirty_gfns[vcpu->fetch_index % RING_ENTRIES];
+		/* The entry is whole; pairs with smp_wmb() in kvm_dirty_ring_push(). */
+		if (smp_load_acquire(&entry->flags) != KVM_DIRTY_GFN_F_DIRTY)
+			break;
+		TEST_ASSERT(entry->slot == SLOT && entry->offset < v->pages,
+			    "Page %llu of slot %u in the ring", entry->offset, entry->slot);
+		__set_bit(entry->offset, v->log);
+		/* It was read; pairs with kvm_dirty_gfn_harvested(). */
+		smp_store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
+	}
+	return n;
+}
+
+static void round_ring(struct vmm *v, bool all)
+{
+	int max = all || next_random(&v->seed) & 1 ? RING_ENTRIES :
+		  next_random(&v->seed) % 128;
+	int i;
+
+	memset(v->log, 0, v->pages / 8);
+	for (i = 0; i < v->nr_vcpus; i++)
+		harvest(v, v->vcpus[i], max);
+	kvm_vm_reset_dirty_ring(v->vm);
+	copy_pages(v, v->log);
+}
+
+static void round_of(struct vmm *v, bool all)
+{
+	switch (v->mode->how) {
+	case HOW_GET:
+		round_get(v);
+		break;
+	case HOW_CLEAR:
+		round_clear(v, all);
+		break;
+	case HOW_RING:
+		round_ring(v, all);
+		break;
+	}
+}
+
+/* Take pages away.  What is anonymous is zero after it: that's our own write. */
+static void drop_pages(struct vmm *v, uint64_t unit)
+{
+	uint64_t units = v->pages / unit, first = next_random(&v->seed) % units * unit, i;
+
+	TEST_ASSERT(!madvise(v->memory + first * psz, unit * psz, MADV_DONTNEED),
+		    "MADV_DONTNEED: %s", strerror(errno));
+	for (i = 0; i < unit; i++)
+		copy_page(v, first + i);
+}
+
+static void change_memslots(struct vmm *v)
+{
+	static char *other;
+
+	if (!other)
+		other = mmap(NULL, SZ_2M, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(other != MAP_FAILED, "No memory for another memslot");
+	vm_set_user_memory_region(v->vm, OTHER_SLOT, 0, OTHER_BASE, SZ_2M, other);
+	vm_set_user_memory_region(v->vm, OTHER_SLOT, 0, OTHER_BASE, 0, other);
+}
+
+static uint64_t now_ms(void)
+{
+	return now_ns() / 1000000;
+}
+
+/* From the start of logging to the comparison; returns the number of rounds. */
+static int migrate(struct vmm *v, int ms)
+{
+	bool huge = is_huge(v->mode);
+	uint64_t end, page;
+	int rounds = 0;
+
+	start_vcpus(v);
+	usleep(ms * 100);
+	set_logging(v, true);
+	if (!v->mode->all_set)
+		memcpy(v->copy, v->memory, v->pages * psz);
+
+	for (end = now_ms() + ms; now_ms() < end; rounds++) {
+		round_of(v, v->mode->calm);
+		if (v->mode->calm)
+			continue;
+		/* Most of the time, be at the heels of the vCPUs. */
+		switch (next_random(&v->seed) % 64) {
+		case 0:
+			change_memslots(v);
+			break;
+		case 1 ... 4:
+			drop_pages(v, huge ? v->pages / 2 : BATCH);
+			break;
+		}
+	}
+	/* A round of a ring may not get to what is behind others. */
+	stop_vcpus(v);
+	round_of(v, true);
+
+	for (page = 0; page < v->pages; page++) {
+		if (!memcmp(v->copy + page * psz, v->memory + page * psz, psz))
+			continue;
+		ksft_print_msg("page %lu has a write that no round reported\n", page);
+		rounds = -1;
+		break;
+	}
+
+	set_logging(v, false);
+	/* Huge pages come back where nothing is mapped. */
+	if (huge)
+		madvise(v->memory, v->pages * psz, MADV_DONTNEED);
+	return rounds;
+}
+
+static const struct mode race_modes[] = {
+	{ "GET", HOW_GET, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
+	{ "CLEAR", HOW_CLEAR, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
+	/* Writes through the TLB go on in between. */
+	{ "CLEAR, few faults", HOW_CLEAR, .calm = true, .memory = VM_MEM_SRC_ANONYMOUS,
+	  .units = 64 },
+	{ "CLEAR, anonymous memory", HOW_CLEAR, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
+	{ "CLEAR, all set at first", HOW_CLEAR, .all_set = true, .memory = VM_MEM_SRC_SHMEM,
+	  .units = 16 },
+	{ "CLEAR, huge pages", HOW_CLEAR, .all_set = true,
+	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
+	{ "CLEAR, huge pages that are split", HOW_CLEAR, .all_set = true, .split = true,
+	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
+	{ "ring", HOW_RING, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
+	{ "ring, huge pages", HOW_RING, .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
+};
+
+static void test_race(const struct mode *m)
+{
+	uint64_t end = now_ms() + seconds * 1000 / ARRAY_SIZE(race_modes);
+	int rounds = 0, epochs = 0, n;
+	struct vmm v;
+
+	if (m->how == HOW_RING && !ring_supported()) {
+		ksft_test_result_skip("writes are copied: %s: no dirty ring\n", m->name);
+		return;
+	}
+
+	create_vmm(&v, m, NR_VCPUS, guest_random);
+	do {
+		n = migrate(&v, 300);
+		rounds += n;
+		epochs++;
+	} while (n >= 0 && now_ms() < end);
+	free_vmm(&v);
+
+	ksft_print_msg("%d migrations, %d rounds\n", epochs, rounds);
+	ksft_test_result(n >= 0, "writes are copied: %s\n", m->name);
+}
+
+/* ---- No page too many --------------------------------------------------- */
+
+static const struct mode exact_modes[] = {
+	{ "pages", HOW_CLEAR, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
+	{ "all set at first", HOW_CLEAR, .all_set = true, .memory = VM_MEM_SRC_ANONYMOUS,
+	  .units = 16 },
+	{ "huge pages that are split", HOW_CLEAR, .all_set = true, .split = true,
+	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 2 },
+	{ "ring", HOW_RING, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
+};
+
+static const struct {
+	const char *name;
+	unsigned long word;
+} patterns[] = {
+	{ "every other page", 0x5555555555555555 },
+	{ "the first and the last of 64", 0x8000000000000001 },
+	{ "two runs", 0x00ffff0000ff0000 },
+};
+
+static void *sweep_thread(void *arg)
+{
+	struct vmm *v = arg;
+
+	sweep_faults(v->vcpus[0]);
+	stop = true;
+	return NULL;
+}
+
+static bool all_dirty(struct vmm *v)
+{
+	uint64_t i;
+
+	for (i = 0; i < v->pages / BITS_PER_LONG; i++)
+		if (~v->log[i])
+			return false;
+	return true;
+}
+
+/*
+ * Clear the pattern alone, with everything dirty and writable, then see that it
+ * is written again; how many faults that was.
+ */
+static int64_t faults_after_clear(struct vmm *v)
+{
+	uint64_t i;
+	int64_t faults;
+
+	kvm_vm_get_dirty_log(v->vm, SLOT, v->log);
+	TEST_ASSERT(all_dirty(v), "Not all pages are dirty");
+	for (i = 0; i < v->pages / BITS_PER_LONG; i++)
+		v->mask[i] = area.pattern;
+	kvm_vm_clear_dirty_log(v->vm, SLOT, v->mask, 0, v->pages);
+
+	faults = sweep_faults(v->vcpus[0]);
+
+	kvm_vm_get_dirty_log(v->vm, SLOT, v->log);
+	TEST_ASSERT(all_dirty(v), "Not all writes were logged");
+	return faults;
+}
+
+/* The same with a ring, where the pattern comes first; what is pushed then. */
+static int64_t pushes_after_reset(struct vmm *v, int64_t cleared)
+{
+	int64_t holes = v->pages - cleared;
+
+	TEST_ASSERT_EQ(harvest(v, v->vcpus[0], cleared), cleared);
+	TEST_ASSERT_EQ(kvm_vm_reset_dirty_ring(v->vm), cleared);
+	sweep_faults(v->vcpus[0]);
+	return harvest(v, v->vcpus[0], RING_ENTRIES) - holes;
+}
+
+static void test_exact(const struct mode *m, int p)
+{
+	int64_t cleared, holes, faults, allowed;
+	struct vmm v;
+
+	if (m->how == HOW_RING && !ring_supported()) {
+		ksft_test_result_skip("holes stay writable: %s, %s: no dirty ring\n",
+				      m->name, patterns[p].name);
+		return;
+	}
+
+	area.pattern = patterns[p].word;
+	create_vmm(&v, m, 1, guest_sweep);
+	/* Huge pages, and in any case something, are mapped before. */
+	sweep_faults(v.vcpus[0]);
+	set_logging(&v, true);
+	sweep_faults(v.vcpus[0]);
+
+	cleared = v.pages / 64 * __builtin_popcountl(area.pattern);
+	holes = v.pages - cleared;
+	if (m->how == HOW_RING) {
+		faults = pushes_after_reset(&v, cleared);
+		allowed = cleared;
+	} else {
+		faults = faults_after_clear(&v);
+		/* Interrupts of the host are exits too. */
+		allowed = cleared + holes / 8;
+	}
+	free_vmm(&v);
+
+	if (faults > allowed)
+		ksft_print_msg("%ld faults after %ld pages were cleared\n", faults, cleared);
+	ksft_test_result(faults <= allowed, "holes stay writable: %s, %s\n", m->name,
+			 patterns[p].name);
+}
+
+/* ---- No page stays writable unseen --------------------------------------- */
+
+/*
+ * Clear all pages, again and again, while the vCPU writes to pages that are not
+ * mapped, and makes them executable.  Then there must be none that it can write
+ * to without the page being logged.
+ */
+static bool chase(struct vmm *v)
+{
+	uint64_t i, lost = 0;
+
+	madvise(v->memory, v->pages * psz, MADV_DONTNEED);
+	memset(v->mask, 0xff, v->pages / 8);
+
+	stop = false;
+	pthread_create(&v->threads[0], NULL, sweep_thread, v);
+	while (!stop)
+		kvm_vm_clear_dirty_log(v->vm, SLOT, v->mask, 0, v->pages);
+	pthread_join(v->threads[0], NULL);
+	kvm_vm_clear_dirty_log(v->vm, SLOT, v->mask, 0, v->pages);
+
+	sweep_faults(v->vcpus[0]);
+	kvm_vm_get_dirty_log(v->vm, SLOT, v->log);
+	for (i = 0; i < v->pages / BITS_PER_LONG; i++)
+		lost += __builtin_popcountl(~v->log[i]);
+	if (lost)
+		ksft_print_msg("%lu of %lu pages are written to, and not logged\n", lost,
+			       v->pages);
+	return !lost;
+}
+
+static void test_unseen(void)
+{
+	static const struct mode m = {
+		.how = HOW_CLEAR, .memory = VM_MEM_SRC_SHMEM, .units = 32,
+	};
+	uint64_t end = now_ms() + seconds * 1000 / 6;
+	int n = 0;
+	struct vmm v;
+	bool ok;
+
+	area.pattern = ~0ull;
+	create_vmm(&v, &m, 1, guest_sweep);
+	set_logging(&v, true);
+	do {
+		ok = chase(&v);
+		n++;
+	} while (ok && now_ms() < end);
+	free_vmm(&v);
+
+	ksft_print_msg("%d times %d pages\n", n, m.units * BITS_PER_LONG);
+	ksft_test_result(ok, "no page stays writable unseen\n");
+}
+
+/* ---- Bad input ---------------------------------------------------------- */
+
+/* Slots of 100 pages: one that logs, one that does not; and one of 64. */
+#define BAD_PAGES	100
+enum { LOGGED = 20, NOT_LOGGED, ABSENT };
+
+static const struct {
+	const char *name;
+	uint32_t slot, num_pages;
+	uint64_t first_page;
+	bool bad_pointer;
+	int error;
+} inputs[] = {
+	{ "all, with bits set beyond the slot", LOGGED, BAD_PAGES, 0, false, 0 },
+	{ "nothing", LOGGED, 0, 0, false, 0 },
+	{ "nothing, behind the last 64 pages", LOGGED, 0, 64, false, 0 },
+	{ "the last pages", LOGGED, BAD_PAGES - 64, 64, false, 0 },
+	{ "first_page is not a multiple of 64", LOGGED, 64, 1, false, EINVAL },
+	{ "num_pages is not, before the end", LOGGED, 65, 0, false, EINVAL },
+	{ "num_pages goes beyond the slot", LOGGED, 128, 0, false, EINVAL },
+	{ "first_page is beyond the slot", LOGGED, 0, 128, false, EINVAL },
+	{ "first_page and num_pages overflow", LOGGED, 128, -64ull, false, EINVAL },
+	{ "bits that can't be read", LOGGED, BAD_PAGES, 0, true, EFAULT },
+	{ "a slot that doesn't log", NOT_LOGGED, BAD_PAGES, 0, false, ENOENT },
+	{ "a slot that is not there", ABSENT, BAD_PAGES, 0, false, ENOENT },
+	{ "a slot number that can't be", 0xffff, BAD_PAGES, 0, false, EINVAL },
+	{ "an address space that isn't", 0xff0000 | LOGGED, BAD_PAGES, 0, false, EINVAL },
+};
+
+static int clear(struct kvm_vm *vm, uint32_t slot, uint64_t first, uint32_t num, void *bits)
+{
+	struct kvm_clear_dirty_log args = {
+		.slot = slot, .first_page = first, .num_pages = num, .dirty_bitmap = bits,
+	};
+
+	return __vm_ioctl(vm, KVM_CLEAR_DIRTY_LOG, &args) ? errno : 0;
+}
+
+static void test_input(int i)
+{
+	unsigned long ones[2] = { ~0ul, ~0ul }, before[2], after[2];
+	struct kvm_vm *vm = vm_create_barebones();
+	int error;
+	void *mem;
+
+	vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	mem = mmap(NULL, SZ_16M, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(mem != MAP_FAILED, "No memory for memslots");
+	vm_set_user_memory_region(vm, LOGGED, KVM_MEM_LOG_DIRTY_PAGES, BASE,
+				  BAD_PAGES * psz, mem);
+	vm_set_user_memory_region(vm, NOT_LOGGED, 0, OTHER_BASE, BAD_PAGES * psz, mem);
+
+	kvm_vm_get_dirty_log(vm, LOGGED, before);
+	error = clear(vm, inputs[i].slot, inputs[i].first_page, inputs[i].num_pages,
+		      inputs[i].bad_pointer ? (void *)-psz : ones);
+	kvm_vm_get_dirty_log(vm, LOGGED, after);
+
+	if (error != inputs[i].error)
+		ksft_print_msg("%s instead of %s\n", strerror(error), strerror(inputs[i].error));
+	ksft_test_result(error == inputs[i].error &&
+			 before[0] == ~0ul && before[1] == BIT(BAD_PAGES - 64) - 1 &&
+			 (!error || !memcmp(before, after, sizeof(before))) &&
+			 (error || !inputs[i].num_pages || !after[1]),
+			 "input: %s\n", inputs[i].name);
+	kvm_vm_free(vm);
+	munmap(mem, SZ_16M);
+}
+
+/* A dirty ring has no bitmap to clear. */
+static void test_input_ring(void)
+{
+	unsigned long ones[2] = { ~0ul, ~0ul };
+	struct kvm_vm *vm;
+	int error;
+
+	if (!ring_supported()) {
+		ksft_test_result_skip("input: a VM with a dirty ring: no dirty ring\n");
+		return;
+	}
+	vm = vm_create_barebones();
+	vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
+	error = clear(vm, LOGGED, 0, 64, ones);
+	ksft_test_result(error == ENXIO, "input: a VM with a dirty ring\n");
+	kvm_vm_free(vm);
+}
+
+static void *slot_thread(void *arg)
+{
+	struct kvm_vm *vm = arg;
+	void *mem = mmap(NULL, SZ_16M, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	TEST_ASSERT(mem != MAP_FAILED, "No memory for a memslot");
+	while (!stop) {
+		vm_set_user_memory_region(vm, LOGGED, KVM_MEM_LOG_DIRTY_PAGES, BASE,
+					  BAD_PAGES * psz, mem);
+		vm_set_user_memory_region(vm, LOGGED, 0, BASE, 0, mem);
+	}
+	return NULL;
+}
+
+/* A slot that comes and goes is there for a CLEAR, or is not. */
+static void test_deleted(void)
+{
+	unsigned long ones[2] = { ~0ul, ~0ul };
+	struct kvm_vm *vm = vm_create_barebones();
+	uint64_t end = now_ms() + 1000;
+	int error = 0, n[2] = {};
+	pthread_t thread;
+
+	vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	stop = false;
+	pthread_create(&thread, NULL, slot_thread, vm);
+	while (now_ms() < end && (!error || error == ENOENT)) {
+		error = clear(vm, LOGGED, 0, BAD_PAGES, ones);
+		n[!!error]++;
+	}
+	stop = true;
+	pthread_join(thread, NULL);
+	kvm_vm_free(vm);
+
+	ksft_print_msg("%d times there, %d times not\n", n[0], n[1]);
+	ksft_test_result((!error || error == ENOENT) && n[0] && n[1],
+			 "input: a slot that is deleted meanwhile\n");
+}
+
+int main(int argc, char *argv[])
+{
+	int opt, i, p;
+
+	while ((opt = getopt(argc, argv, "ht:")) != -1) {
+		switch (opt) {
+		case 't':
+			seconds = atoi_positive("Seconds", optarg);
+			break;
+		default:
+			printf("usage: %s [-t SECONDS]\n"
+			       "  -t  of vCPUs that write while their memory is copied, in all (%d)\n",
+			       argv[0], seconds);
+			exit(opt != 'h');
+		}
+	}
+
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
+	psz = getpagesize();
+	ksft_print_header();
+	ksft_set_plan(ARRAY_SIZE(inputs) + 2 + ARRAY_SIZE(exact_modes) * ARRAY_SIZE(patterns) +
+		      1 + ARRAY_SIZE(race_modes));
+
+	for (i = 0; i < ARRAY_SIZE(inputs); i++)
+		test_input(i);
+	test_input_ring();
+	test_deleted();
+	for (i = 0; i < ARRAY_SIZE(exact_modes); i++)
+		for (p = 0; p < ARRAY_SIZE(patterns); p++)
+			test_exact(&exact_modes[i], p);
+	test_unseen();
+	for (i = 0; i < ARRAY_SIZE(race_modes); i++)
+		test_race(&race_modes[i]);
+
+	ksft_finished();
+}

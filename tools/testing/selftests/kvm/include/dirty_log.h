@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What tests of the dirty log share. */
+#ifndef SELFTEST_KVM_DIRTY_LOG_H
+#define SELFTEST_KVM_DIRTY_LOG_H
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kvm_util.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+/* The statistic of a vCPU that counts its faults; on arm64, all of its exits. */
+#ifdef __aarch64__
+#define FAULTS		"exits"
+#else
+#define FAULTS		"pf_taken"
+#endif
+
+static inline uint64_t vcpu_faults(struct kvm_vcpu *vcpu)
+{
+	struct kvm_stats_header header;
+	struct kvm_stats_desc *descs, *desc;
+	int fd = vcpu_get_stats_fd(vcpu), i;
+	uint64_t value = 0;
+	bool found = false;
+
+	read_stats_header(fd, &header);
+	descs = read_stats_descriptors(fd, &header);
+	for (i = 0; i < header.num_desc && !found; i++) {
+		desc = get_stats_descriptor(descs, i, &header);
+		found = !strcmp(desc->name, FAULTS);
+		if (found)
+			read_stat_data(fd, &header, desc, &value, 1);
+	}
+	TEST_ASSERT(found, "vCPUs have no statistic " FAULTS);
+	free(descs);
+	close(fd);
+	return value;
+}
+
+/* A sweep of the vCPU, which ends with GUEST_SYNC, and the faults that it took. */
+static inline int64_t sweep_faults(struct kvm_vcpu *vcpu)
+{
+	uint64_t before = vcpu_faults(vcpu);
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, NULL), UCALL_SYNC);
+	return vcpu_faults(vcpu) - before;
+}
+
+#endif

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Figures of a performance test: measured, and printed one a line. */
+#ifndef SELFTEST_KVM_FIGURES_H
+#define SELFTEST_KVM_FIGURES_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "test_util.h"
+
+static inline uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return timespec_to_ns(ts);
+}
+
+static inline int compare_values(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* The value that @percent of the values are below or equal to; sorts them. */
+static inline int64_t percentile(int64_t *v, int n, int percent)
+{
+	qsort(v, n, sizeof(*v), compare_values);
+	return v[(n - 1) * percent / 100];
+}
+
+static inline int64_t median(int64_t *v, int n)
+{
+	qsort(v, n, sizeof(*v), compare_values);
+	return v[n / 2];
+}
+
+static inline void figure(const char *name, int64_t value, const char *unit)
+{
+	printf("%s %ld %s\n", name, value, unit);
+	fflush(stdout);
+}
+
+#endif
