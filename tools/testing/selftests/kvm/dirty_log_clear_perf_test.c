@@ -113,7 +113,7 @@ static void run_on_cpu(int cpu)
 /* A VM with a slot of @size whose pages are all mapped, and writable. */
 static void create_vmm(struct vmm *v, uint64_t size)
 {
-	v->vm = __vm_create(VM_SHAPE(VM_MODE_DEFAULT), 1, 1024);
+	v->vm = __vm_create(VM_SHAPE(VM_MODE_DEFAULT), 1, size / psz);
 	v->vcpu = vm_vcpu_add(v->vm, 0, guest_code);
 	vm_enable_cap(v->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
