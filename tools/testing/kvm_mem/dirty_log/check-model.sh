@@ -68,7 +68,8 @@ for variant in "${variants[@]}"; do
 	else
 		found=lost
 	fi
-	states=$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' "$dir/${name:-protocol}/pan.log" 2>/dev/null)
+	log=$dir/${name:-protocol}/pan.log
+	states=$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' "$log" 2>/dev/null)
 	if [ "$found" = "$expected" ]; then
 		echo "ok $n ${name:-protocol} # $found, ${states:-no} states"
 	else
