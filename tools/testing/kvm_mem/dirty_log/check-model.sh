@@ -59,22 +59,23 @@ for variant in "${variants[@]}"; do
 	n=$((n + 1))
 	read -r expected defines <<<"$variant"
 	name=${defines// /+}
+	name=${name:-protocol}
+	log=$dir/$name/pan.log
 	# shellcheck disable=SC2086
-	if ! search "${name:-protocol}" $defines; then
+	if ! search "$name" $defines; then
 		found='not searched'
-	elif grep -q 'errors: 0$' "$dir/${name:-protocol}/pan.log" &&
-	     ! grep -q 'Search not completed' "$dir/${name:-protocol}/pan.log"; then
+	elif grep -q 'errors: 0$' "$log" &&
+	     ! grep -q 'Search not completed' "$log"; then
 		found=safe
 	else
 		found=lost
 	fi
-	log=$dir/${name:-protocol}/pan.log
 	states=$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' "$log" 2>/dev/null)
 	if [ "$found" = "$expected" ]; then
-		echo "ok $n ${name:-protocol} # $found, ${states:-no} states"
+		echo "ok $n $name # $found, ${states:-no} states"
 	else
 		failed=1
-		echo "not ok $n ${name:-protocol} # $found instead of $expected"
+		echo "not ok $n $name # $found instead of $expected"
 	fi
 done
 exit $failed

@@ -7,7 +7,6 @@
  */
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -97,7 +96,7 @@ struct vmm {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
 	uint64_t pages;
-	unsigned long *log, *mask;
+	unsigned long *mask;
 };
 
 static void run_on_cpu(int cpu)
@@ -121,8 +120,7 @@ static void create_vmm(struct vmm *v, uint64_t size)
 				    size / v->vm->page_size, 0);
 	virt_map(v->vm, BASE, BASE, size / v->vm->page_size);
 	v->pages = size / psz;
-	v->log = calloc(v->pages, 1);
-	v->mask = calloc(v->pages, 1);
+	v->mask = calloc(v->pages / 8, 1);
 
 	memset(&shared, 0, sizeof(shared));
 	shared.pages = v->pages;
@@ -134,7 +132,6 @@ static void create_vmm(struct vmm *v, uint64_t size)
 static void free_vmm(struct vmm *v)
 {
 	kvm_vm_free(v->vm);
-	free(v->log);
 	free(v->mask);
 }
 
