@@ -64,6 +64,27 @@ progress_end() {
 	fi
 }
 
+# cross ARCH: what the names of the tools for it begin with
+cross() {
+	if [ "$1" = arm64 ]; then
+		printf aarch64-linux-gnu-
+	fi
+}
+
+# compiler ARCH: its C compiler, through ccache where that is there
+compiler() {
+	printf '%s%sgcc' "$(! command -v ccache >/dev/null || printf 'ccache ')" "$(cross "$1")"
+}
+
+# kbuild ARCH LINUX OBJ ARGUMENT...: make, in the kernel tree LINUX, into OBJ
+kbuild() {
+	local arch=$1 linux=$2 obj=$3
+	shift 3
+	make -s -C "$linux" O="$obj" ARCH="$arch" CROSS_COMPILE="$(cross "$arch")" \
+		CC="$(compiler "$arch")" HOSTCC="$(compiler host)" \
+		-j"$(nproc)" --output-sync=target "$@"
+}
+
 # splats LOG: print what in a kernel log lab/splat-policy calls a splat; fails if
 # there is none.
 splats() {

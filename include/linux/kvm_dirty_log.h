@@ -34,41 +34,43 @@ static inline bool kvm_dirty_mask_test(const struct kvm_dirty_mask *mask, u64 gf
 	return test_bit(gfn - mask->base_gfn, mask->bits);
 }
 
-/* Eight pages of the mask, as bits. */
-static inline unsigned int kvm_dirty_mask_group(const struct kvm_dirty_mask *mask,
-						unsigned long group)
+/* Some pages of the mask, as bits: those of its @i-th group of @size. */
+static inline unsigned long kvm_dirty_mask_group(const struct kvm_dirty_mask *mask,
+						 unsigned long i, unsigned int size)
 {
-	return mask->bits[group / sizeof(long)] >>
-	       group % sizeof(long) * BITS_PER_BYTE & 0xff;
+	return mask->bits[i * size / BITS_PER_LONG] >> i * size % BITS_PER_LONG &
+	       GENMASK(size - 1, 0);
 }
 
 /**
  * kvm_dirty_mask_next_span() - find pages to protect in one walk
  * @mask:	the pages
+ * @group:	pages that are looked at together: 8 or BITS_PER_LONG
  * @start:	where the span that is found begins
  * @end:	in: where the one before ended, &kvm_dirty_mask.base_gfn for the
  *		first; out: where this one ends (exclusive)
  *
  * A span begins and ends with a page of the mask, and is whole: no run of
- * pages is in two.  It goes on over up to 14 pages in a row that are not of the
- * mask: to skip them costs who walks less than another walk.
+ * pages is in two.  It goes on over up to 2 * (@group - 1) pages in a row that
+ * are not of the mask, which should cost who walks less than another walk.
  *
  * Return: false if there are no more.
  */
-static inline bool kvm_dirty_mask_next_span(const struct kvm_dirty_mask *mask,
-					    u64 *start, u64 *end)
+static __always_inline bool kvm_dirty_mask_next_span(const struct kvm_dirty_mask *mask,
+						     unsigned int group,
+						     u64 *start, u64 *end)
 {
 	unsigned long bit = find_next_bit(mask->bits, mask->nbits, *end - mask->base_gfn);
-	unsigned long groups = DIV_ROUND_UP(mask->nbits, BITS_PER_BYTE);
-	unsigned long i = bit / BITS_PER_BYTE;
+	unsigned long groups = DIV_ROUND_UP(mask->nbits, group);
+	unsigned long i = bit / group;
 
 	if (bit >= mask->nbits)
 		return false;
 
 	*start = mask->base_gfn + bit;
-	while (i + 1 < groups && kvm_dirty_mask_group(mask, i + 1))
+	while (i + 1 < groups && kvm_dirty_mask_group(mask, i + 1, group))
 		i++;
-	*end = mask->base_gfn + i * BITS_PER_BYTE + __fls(kvm_dirty_mask_group(mask, i)) + 1;
+	*end = mask->base_gfn + i * group + __fls(kvm_dirty_mask_group(mask, i, group)) + 1;
 	return true;
 }
 

@@ -30,6 +30,25 @@
 #define KVM_CAP_ARM_SW_PROTECTED_VM		1002
 #define KVM_VM_TYPE_ARM_SW_PROTECTED		(1UL << 30)
 
+/*
+ * KVM_ENABLE_CAP of a VM of arm64 with args[0] of 1: hardware (FEAT_HAFDBS), not
+ * a fault, notes the first write to a page whose dirty bit was cleared since, or
+ * that was mapped by a read.  KVM_GET_DIRTY_LOG collects what it noted;
+ * KVM_CLEAR_DIRTY_LOG clears only what was collected.  Guests of a guest, and huge
+ * mappings that can't be split, go on with faults.  With args[0] of 0 faults tell
+ * of all again; what was written till then is in the log.  It can be switched at
+ * any time, repeatedly.  The rest of args is 0.  See
+ * Documentation/virt/kvm/dirty-log.rst.
+ *
+ * KVM_CHECK_EXTENSION returns 1 if all CPUs that there can be have come online,
+ * and have it; 0 in protected mode, or with an erratum of one of them.
+ *
+ * Errors: EINVAL for other arguments, or where KVM_CHECK_EXTENSION returns 0;
+ * EBUSY to turn it on for a VM with a dirty ring.  Where a ring is enabled after
+ * it, it has no effect.
+ */
+#define KVM_CAP_ARM_HW_DIRTY			1003
+
 /**
  * struct kvm_get_memory_attributes - for KVM_GET_MEMORY_ATTRIBUTES
  * @address: guest-physical address to begin at, in bytes, a multiple of the

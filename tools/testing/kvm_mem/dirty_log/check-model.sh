@@ -20,6 +20,7 @@ variants=(
 	"safe"
 	"safe RING"
 	"safe PML"
+	"safe HW"
 	"lost NO_RETRY"
 	"lost NO_FLUSH"
 	"lost COPY_FIRST"
@@ -34,6 +35,14 @@ variants=(
 	"lost PML NO_RETRY"
 	"lost PML NO_FLUSH"
 	"lost PML PROTECT_FIRST"
+	"lost HW NO_FLUSH"
+	"lost HW PROTECT_FIRST"
+	"lost HW NO_COLLECT"
+	"lost HW NO_ZAP_MARK"
+	"lost HW ZAP_STORE"
+	"lost HW ZAP_UNLOCKED"
+	"lost HW OFF_FORGETS"
+	"lost HW PROTECT_UNASKED"
 )
 
 # search NAME DEFINE...: fails if the search was not one of all states.
@@ -67,8 +76,10 @@ for variant in "${variants[@]}"; do
 	elif grep -q 'errors: 0$' "$log" &&
 	     ! grep -q 'Search not completed' "$log"; then
 		found=safe
-	else
+	elif grep -q 'assertion violated' "$log"; then
 		found=lost
+	else
+		found='something else'
 	fi
 	states=$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' "$log" 2>/dev/null)
 	if [ "$found" = "$expected" ]; then

@@ -19,12 +19,22 @@
  *   NO_MAP_BARRIER	the two are seen in any order
  *   NO_DATA_BARRIER	so are KVM's own write and its bit
  *   NO_MARK		a fault doesn't set the bit
+ *   NO_COLLECT		page tables are not asked, with HW
+ *   NO_ZAP_MARK	who takes an entry away doesn't tell what it knew, with HW
+ *   ZAP_STORE		or reads first what it knew, and then takes it away
+ *   ZAP_UNLOCKED	or tells after page tables were asked
+ *   OFF_FORGETS	what hardware knew is lost when it is turned off, with HW
+ *   PROTECT_UNASKED	a page is protected whose bit was not set, with HW
  *
  * and these are other kinds of log, with the same protocol:
  *
  *   RING		a flag for each vCPU instead of one bit
  *   PML		no faults: the CPU sets the dirty state of an entry, and
  *			notes the page in a buffer, which KVM empties at exits
+ *   HW			the CPU sets the dirty state of an entry, and KVM asks the
+ *			page tables for it.  The host takes the entry away once;
+ *			one of the CPUs can't do it, and takes faults; it can be
+ *			turned off.  Without KVM's own writes
  */
 
 #ifndef WRITES
@@ -37,16 +47,27 @@
 #define KVM	VCPUS	/* whose bit KVM sets, with RING */
 
 #define NONE	0	/* in a TLB: nothing, or read-only */
-#define WRITE	1	/* writable; with PML, dirty as well */
+#define WRITE	1	/* writable; with PML and HW, dirty as well */
 
 byte memory;		/* the page, as a number of the write */
 byte copy;
 byte last;		/* the number of the last write */
-bool logged;		/* the entry: writable, or dirty with PML */
-bool other;		/* and a permission that has nothing to do with it */
+bool logged;		/* the entry: writable, or dirty with PML and HW */
+bool other;		/* and a permission that has nothing to do with it; with
+			   HW, DBM: the CPU may set the former by itself */
 byte tlb[VCPUS];
 bool noted[VCPUS];	/* with PML: in the buffer of the vCPU */
 byte stopped;
+
+#ifdef HW
+bool on = true;		/* pages are made clean, and not read-only */
+byte walking;		/* mmu_lock is held for read */
+bool zapping;		/* and for write */
+#define LOCK_SHARED	atomic { !zapping -> walking++ };
+#define UNLOCK_SHARED	walking--
+#else
+#define LOCK_SHARED
+#endif
 
 #ifdef RING
 bool dirty[VCPUS + 1];
@@ -72,6 +93,17 @@ bool dirty;
 	}
 
 #define READ_ENTRY	d_step { was_logged = logged; was_other = other }
+
+/* One vCPU after the other; it is over when all are done with what they had. */
+inline flush()
+{
+#ifdef NO_FLUSH
+	skip
+#else
+	tlb[0] = NONE;
+	tlb[1] = NONE
+#endif
+}
 
 /* A fault, as far as the log knows of it.  It need not succeed. */
 inline write_fault(who)
@@ -103,6 +135,49 @@ inline write_fault(who)
 	fi
 }
 
+#ifdef HW
+/* The bit may be set after mmu_lock was dropped. */
+inline locked_write_fault(who)
+{
+	LOCK_SHARED
+	READ_ENTRY;
+	if
+	:: was_logged -> done = false
+	:: else -> CMPXCHG(true, was_other)
+	fi;
+	UNLOCK_SHARED;
+	if
+	:: done -> MARK(who)
+	:: else -> skip
+	fi
+}
+
+/* A fault that replaces the entry: locks it, invalidates TLBs, makes another. */
+inline map_anew()
+{
+	LOCK_SHARED
+	d_step { was_logged = logged && other; logged = false; other = false };
+	if
+	:: was_logged -> dirty = true
+	:: else -> skip
+	fi;
+	flush();
+	UNLOCK_SHARED
+}
+
+/* A read of a page that isn't mapped. */
+inline clean_fault()
+{
+	LOCK_SHARED
+	READ_ENTRY;
+	if
+	:: was_logged || was_other || !on -> skip
+	:: else -> CMPXCHG(false, true)
+	fi;
+	UNLOCK_SHARED
+}
+#endif
+
 inline other_fault()
 {
 	READ_ENTRY;
@@ -126,9 +201,21 @@ proctype vcpu(byte me)
 		:: noted[me] -> noted[me] = false; MARK(me)
 #else
 		:: atomic { tlb[me] == NONE && logged -> tlb[me] = WRITE }
+#ifdef HW
+		:: atomic { me == 0 && tlb[me] == NONE && !logged && other ->
+			logged = true; tlb[me] = WRITE }
+		:: tlb[me] == NONE && !logged && (me != 0 || !other) ->
+			locked_write_fault(me)
+#else
 		:: tlb[me] == NONE && !logged -> write_fault(me)
 #endif
+#endif
+#ifdef HW
+		:: on && !logged && !other -> clean_fault()
+		:: me != 0 && logged && other -> map_anew()
+#else
 		:: !other -> other_fault()
+#endif
 		:: atomic { tlb[me] == WRITE -> tlb[me] = NONE }
 		fi
 	:: writes == WRITES -> break
@@ -167,12 +254,21 @@ inline clear()
 
 inline protect()
 {
+	LOCK_SHARED
 	do
 	:: READ_ENTRY;
 		if
+#ifdef HW
+		:: !was_logged && (on || !was_other) -> break
+#else
 		:: !was_logged -> break
+#endif
 		:: else ->
+#ifdef HW
+			CMPXCHG(false, on);
+#else
 			CMPXCHG(false, was_other);
+#endif
 #ifdef NO_RETRY
 			break
 #else
@@ -183,21 +279,82 @@ inline protect()
 #endif
 		fi
 	od
-}
-
-/* One vCPU after the other; it is over when all are done with what they had. */
-inline flush()
-{
-#ifdef NO_FLUSH
-	skip
-#else
-	tlb[0] = NONE;
-	tlb[1] = NONE
+#ifdef HW
+	;
+	UNLOCK_SHARED
 #endif
 }
 
+#ifdef HW
+/* What KVM_GET_DIRTY_LOG does first; the page stays dirty. */
+inline collect()
+{
+	LOCK_SHARED
+	if
+	:: on && logged && other -> dirty = true
+	:: else -> skip
+	fi;
+	UNLOCK_SHARED
+}
+
+/* Hardware shall find no more; slots_lock is held. */
+inline turn_off()
+{
+	atomic { !walking && !zapping -> on = false };
+	LOCK_SHARED
+	do
+	:: READ_ENTRY;
+		if
+		:: !was_other -> break
+		:: else ->
+			CMPXCHG(was_logged, false);
+			if
+			:: done ->
+#ifndef OFF_FORGETS
+				if
+				:: was_logged -> dirty = true
+				:: else -> skip
+				fi;
+#endif
+				break
+			:: else -> skip
+			fi
+		fi
+	od;
+	UNLOCK_SHARED;
+	flush()
+}
+
+/* The host unmaps the page, which a fault maps again, clean. */
+proctype zap()
+{
+	bool was_logged;
+
+#ifndef ZAP_UNLOCKED
+	atomic { !walking -> zapping = true };
+#endif
+#ifdef ZAP_STORE
+	was_logged = logged && other;
+	d_step { logged = false; other = false };
+#else
+	d_step { was_logged = logged && other; logged = false; other = false };
+#endif
+#ifndef NO_ZAP_MARK
+	if
+	:: was_logged -> dirty = true
+	:: else -> skip
+	fi;
+#endif
+	flush();
+	zapping = false
+}
+#endif
+
 inline round()
 {
+#if defined(HW) && !defined(NO_COLLECT)
+	collect();
+#endif
 	if
 	:: DIRTY ->
 #ifdef PROTECT_FIRST
@@ -214,7 +371,11 @@ inline round()
 		flush();
 		copy = memory
 #endif
+#ifdef PROTECT_UNASKED
+	:: else -> protect(); flush()
+#else
 	:: else -> skip
+#endif
 	fi
 }
 
@@ -225,6 +386,9 @@ proctype migration()
 
 	do
 	:: rounds < ROUNDS -> round(); rounds++
+#ifdef HW
+	:: on -> turn_off()
+#endif
 	:: break
 	od;
 
@@ -249,7 +413,12 @@ init
 		fi;
 		run vcpu(0);
 		run vcpu(1);
+#ifdef HW
+		run zap();
+		stopped++;
+#else
 		run kvm();
+#endif
 		run migration()
 	}
 }

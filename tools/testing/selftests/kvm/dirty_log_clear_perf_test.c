@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <linux/bitops.h>
+#include <linux/kvm_mem.h>
 #include <linux/sizes.h>
 
 #include "dirty_log.h"
@@ -34,6 +35,8 @@ static int seconds = 3;
 
 static struct {
 	uint64_t pages, psz;
+	uint64_t nr_writes;	/* of a sweep */
+	bool random;		/* to pages anywhere, instead of one after the other */
 	bool timed;		/* write until told to stop, and take the time */
 	bool stop, clearing;
 	uint64_t page;		/* that is written next */
@@ -60,6 +63,11 @@ static void guest_write(uint64_t page, uint64_t value)
 	WRITE_ONCE(*(uint64_t *)(BASE + page * shared.psz), value);
 }
 
+static uint64_t any_page(uint64_t i)
+{
+	return (i * 0x9e3779b97f4a7c15 >> 16) % shared.pages;
+}
+
 /* Sweep until told to stop; sample the writes that meet a clear. */
 static void guest_timed(void)
 {
@@ -84,8 +92,8 @@ static void guest_code(void)
 		if (shared.timed)
 			guest_timed();
 		else
-			for (i = 0; i < shared.pages; i++)
-				guest_write(i, n);
+			for (i = 0; i < shared.nr_writes; i++)
+				guest_write(shared.random ? any_page(i) : i, n);
 		GUEST_SYNC(n);
 	}
 }
@@ -125,6 +133,7 @@ static void create_vmm(struct vmm *v, uint64_t size)
 	memset(&shared, 0, sizeof(shared));
 	shared.pages = v->pages;
 	shared.psz = psz;
+	shared.nr_writes = v->pages;
 	sync_global_to_guest(v->vm, shared);
 	sweep_faults(v->vcpu);
 }
@@ -142,15 +151,21 @@ static void restart_log(struct vmm *v)
 	vm_mem_region_set_flags(v->vm, SLOT, KVM_MEM_LOG_DIRTY_PAGES);
 }
 
+static uint64_t clear_mask(struct vmm *v)
+{
+	uint64_t begin = now_ns();
+
+	kvm_vm_clear_dirty_log(v->vm, SLOT, v->mask, 0, v->pages);
+	return now_ns() - begin;
+}
+
 static uint64_t clear(struct vmm *v, unsigned long word)
 {
-	uint64_t i, begin;
+	uint64_t i;
 
 	for (i = 0; i < v->pages / BITS_PER_LONG; i++)
 		v->mask[i] = word;
-	begin = now_ns();
-	kvm_vm_clear_dirty_log(v->vm, SLOT, v->mask, 0, v->pages);
-	return now_ns() - begin;
+	return clear_mask(v);
 }
 
 /* ---- A clear by itself ---------------------------------------------------- */
@@ -186,6 +201,73 @@ static void bench_clear(uint64_t size)
 		figure(name, faults * 100 / cleared, "percent");
 	}
 	free_vmm(&v);
+}
+
+/* ---- Rounds of a migration ------------------------------------------------ */
+
+static const struct {
+	const char *name;
+	bool random;
+	int every;		/* one write for so many pages */
+} writers[] = {
+	{ "seq", false, 1 },
+	{ "random", true, 16 },
+};
+
+static void print_round(const char *writer, const char *what, bool hw, int64_t ns)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "%s_%s_%s", writer, what, hw ? "hw" : "fault");
+	figure(name, ns, "ns");
+}
+
+/*
+ * What it costs to learn of writes, from faults or (@hw) from hardware: a write;
+ * to ask for all pages of the slot; to clear what was written, a page of that.
+ */
+static void bench_round(uint64_t size, int w, bool hw)
+{
+	uint64_t i, write, get, clear_ns, dirty = 0;
+	struct vmm v;
+
+	create_vmm(&v, size);
+	if (hw)
+		vm_enable_cap(v.vm, KVM_CAP_ARM_HW_DIRTY, 1);
+	restart_log(&v);
+	clear(&v, ~0ul);
+
+	shared.random = writers[w].random;
+	shared.nr_writes = v.pages / writers[w].every;
+	sync_global_to_guest(v.vm, shared);
+
+	write = now_ns();
+	sweep_faults(v.vcpu);
+	get = now_ns();
+	kvm_vm_get_dirty_log(v.vm, SLOT, v.mask);
+	clear_ns = now_ns();
+	write = get - write;
+	get = clear_ns - get;
+	clear_ns = clear_mask(&v);
+
+	for (i = 0; i < v.pages / BITS_PER_LONG; i++)
+		dirty += __builtin_popcountl(v.mask[i]);
+	TEST_ASSERT(dirty, "Nothing was written");
+	print_round(writers[w].name, "write", hw, write / shared.nr_writes);
+	print_round(writers[w].name, "get", hw, get);
+	print_round(writers[w].name, "clear", hw, clear_ns / dirty);
+	free_vmm(&v);
+}
+
+static void bench_rounds(uint64_t size)
+{
+	int w;
+
+	for (w = 0; w < ARRAY_SIZE(writers); w++) {
+		bench_round(size, w, false);
+		if (kvm_has_cap(KVM_CAP_ARM_HW_DIRTY))
+			bench_round(size, w, true);
+	}
 }
 
 /* ---- A clear beside a vCPU that writes ------------------------------------ */
@@ -314,6 +396,7 @@ int main(int argc, char *argv[])
 
 	psz = getpagesize();
 	bench_clear((uint64_t)cost_mib * SZ_1M);
+	bench_rounds((uint64_t)cost_mib * SZ_1M);
 	for (; optind < argc; optind++) {
 		mib = atoi_positive("MIB", argv[optind]);
 		bench_beside(mib, false);

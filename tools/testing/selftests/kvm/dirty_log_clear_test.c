@@ -19,6 +19,7 @@
 #include <asm/barrier.h>
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
+#include <linux/kvm_mem.h>
 #include <linux/sizes.h>
 
 #include "dirty_log.h"
@@ -105,6 +106,24 @@ static void guest_write_pattern(uint64_t pattern, uint64_t value)
 	}
 }
 
+/* Once there is memory, read each page, then write to it. */
+static void guest_read_write(uint64_t id)
+{
+	uint64_t i, count = 1;
+	uint64_t *page;
+
+	for (;; count++) {
+		while (!READ_ONCE(*(uint64_t *)BASE))
+			;
+		for (i = 0; i < area.pages; i++) {
+			page = (uint64_t *)(BASE + i * area.psz);
+			READ_ONCE(*page);
+			WRITE_ONCE(page[1], count);
+		}
+		GUEST_SYNC(count);
+	}
+}
+
 /* Write to every page once a run, to those of the pattern first. */
 static void guest_sweep(uint64_t id)
 {
@@ -127,6 +146,8 @@ struct mode {
 	bool all_set;		/* bits are set when logging begins */
 	bool split;		/* huge pages are split when they are cleared */
 	bool calm;		/* many writes to a page, all cleared each time, no more */
+	bool hw;		/* hardware notes first writes (KVM_CAP_ARM_HW_DIRTY) */
+	bool toggle;		/* now and then, and not in the last round */
 	enum vm_mem_backing_src_type memory;
 	int units;		/* of 64 pages, or huge pages */
 };
@@ -144,6 +165,7 @@ struct vmm {
 };
 
 static atomic_bool stop;
+static atomic_long batches;	/* that vCPUs have ended */
 
 static bool ring_supported(void)
 {
@@ -180,6 +202,18 @@ static void set_up_log(struct kvm_vm *vm, const struct mode *m)
 		manual |= KVM_DIRTY_LOG_INITIALLY_SET;
 	if (m->how == HOW_CLEAR)
 		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual);
+	if (m->hw)
+		vm_enable_cap(vm, KVM_CAP_ARM_HW_DIRTY, 1);
+}
+
+/* What the mode needs and is not there, or NULL. */
+static const char *missing(const struct mode *m)
+{
+	if (m->how == HOW_RING && !ring_supported())
+		return "no dirty ring";
+	if (m->hw && !kvm_has_cap(KVM_CAP_ARM_HW_DIRTY))
+		return "hardware doesn't manage the dirty state";
+	return NULL;
 }
 
 static void set_logging(struct vmm *v, bool on)
@@ -235,10 +269,25 @@ static void free_vmm(struct vmm *v)
 	free(v->mask);
 }
 
+static void end_batch(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_SYNC:
+		batches++;
+		break;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+		break;
+	default:
+		TEST_FAIL("Exit of a vCPU: %s", exit_reason_str(vcpu->run->exit_reason));
+	}
+}
+
 static void *vcpu_thread(void *arg)
 {
 	struct kvm_vcpu *vcpu = arg;
-	struct ucall uc;
 
 	while (!stop) {
 		if (__vcpu_run(vcpu) && errno != EINTR)
@@ -246,8 +295,8 @@ static void *vcpu_thread(void *arg)
 
 		if (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL)
 			usleep(100);
-		else if (get_ucall(vcpu, &uc) == UCALL_ABORT)
-			REPORT_GUEST_ASSERT(uc);
+		else if (vcpu->run->exit_reason != KVM_EXIT_INTR)
+			end_batch(vcpu);
 	}
 	return NULL;
 }
@@ -361,14 +410,17 @@ static void round_of(struct vmm *v, bool all)
 	}
 }
 
-/* Take pages away.  What is anonymous is zero after it: that's our own write. */
+/*
+ * Take pages away.  What is anonymous is zero after it, which is our own write;
+ * what is not is as before, and what is known of it must not go with it.
+ */
 static void drop_pages(struct vmm *v, uint64_t unit)
 {
 	uint64_t units = v->pages / unit, first = next_random(&v->seed) % units * unit, i;
 
 	TEST_ASSERT(!madvise(v->memory + first * psz, unit * psz, MADV_DONTNEED),
 		    "MADV_DONTNEED: %s", strerror(errno));
-	for (i = 0; i < unit; i++)
+	for (i = 0; i < unit && v->mode->memory != VM_MEM_SRC_SHMEM; i++)
 		copy_page(v, first + i);
 }
 
@@ -396,6 +448,7 @@ static int migrate(struct vmm *v, int ms)
 	uint64_t end, page;
 	int rounds = 0;
 
+	batches = 0;
 	start_vcpus(v);
 	usleep(ms * 100);
 	set_logging(v, true);
@@ -414,10 +467,18 @@ static int migrate(struct vmm *v, int ms)
 		case 1 ... 4:
 			drop_pages(v, huge ? v->pages / 2 : BATCH);
 			break;
+		case 5 ... 12:
+			if (v->mode->toggle)
+				vm_enable_cap(v->vm, KVM_CAP_ARM_HW_DIRTY,
+					      next_random(&v->seed) & 1);
+			break;
 		}
 	}
+	if (v->mode->toggle)
+		vm_enable_cap(v->vm, KVM_CAP_ARM_HW_DIRTY, 0);
 	/* A round of a ring may not get to what is behind others. */
 	stop_vcpus(v);
+	TEST_ASSERT(batches, "vCPUs have not written anything");
 	round_of(v, true);
 
 	for (page = 0; page < v->pages; page++) {
@@ -450,6 +511,16 @@ static const struct mode race_modes[] = {
 	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
 	{ "ring", HOW_RING, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
 	{ "ring, huge pages", HOW_RING, .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
+#ifdef __aarch64__
+	{ "GET, hardware", HOW_GET, .hw = true, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
+	{ "CLEAR, hardware", HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
+	{ "CLEAR, hardware now and then", HOW_CLEAR, .hw = true, .toggle = true,
+	  .memory = VM_MEM_SRC_SHMEM, .units = 16 },
+	{ "CLEAR, hardware, few faults", HOW_CLEAR, .hw = true, .calm = true,
+	  .memory = VM_MEM_SRC_ANONYMOUS, .units = 64 },
+	{ "CLEAR, hardware, huge pages that are split", HOW_CLEAR, .hw = true,
+	  .all_set = true, .split = true, .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
+#endif
 };
 
 static void test_race(const struct mode *m)
@@ -458,8 +529,8 @@ static void test_race(const struct mode *m)
 	int rounds = 0, epochs = 0, n;
 	struct vmm v;
 
-	if (m->how == HOW_RING && !ring_supported()) {
-		ksft_test_result_skip("writes are copied: %s: no dirty ring\n", m->name);
+	if (missing(m)) {
+		ksft_test_result_skip("writes are copied: %s: %s\n", m->name, missing(m));
 		return;
 	}
 
@@ -484,6 +555,11 @@ static const struct mode exact_modes[] = {
 	{ "huge pages that are split", HOW_CLEAR, .all_set = true, .split = true,
 	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 2 },
 	{ "ring", HOW_RING, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
+#ifdef __aarch64__
+	{ "hardware", HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
+	{ "hardware, huge pages that are split", HOW_CLEAR, .hw = true, .split = true,
+	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 2 },
+#endif
 };
 
 static const struct {
@@ -552,9 +628,9 @@ static void test_exact(const struct mode *m, int p)
 	int64_t cleared, holes, faults, allowed;
 	struct vmm v;
 
-	if (m->how == HOW_RING && !ring_supported()) {
-		ksft_test_result_skip("holes stay writable: %s, %s: no dirty ring\n",
-				      m->name, patterns[p].name);
+	if (missing(m)) {
+		ksft_test_result_skip("holes stay writable: %s, %s: %s\n", m->name,
+				      patterns[p].name, missing(m));
 		return;
 	}
 
@@ -573,7 +649,7 @@ static void test_exact(const struct mode *m, int p)
 	} else {
 		faults = faults_after_clear(&v);
 		/* Interrupts of the host are exits too. */
-		allowed = cleared + holes / 8;
+		allowed = m->hw ? cleared / 2 : cleared + holes / 8;
 	}
 	free_vmm(&v);
 
@@ -614,18 +690,28 @@ static bool chase(struct vmm *v)
 	return !lost;
 }
 
-static void test_unseen(void)
+static const struct mode unseen_modes[] = {
+	{ "faults", HOW_CLEAR, .memory = VM_MEM_SRC_SHMEM, .units = 32 },
+#ifdef __aarch64__
+	{ "hardware", HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_SHMEM, .units = 32 },
+#endif
+};
+
+static void test_unseen(const struct mode *m)
 {
-	static const struct mode m = {
-		.how = HOW_CLEAR, .memory = VM_MEM_SRC_SHMEM, .units = 32,
-	};
 	uint64_t end = now_ms() + seconds * 1000 / 6;
 	int n = 0;
 	struct vmm v;
 	bool ok;
 
+	if (missing(m)) {
+		ksft_test_result_skip("no page stays writable unseen: %s: %s\n", m->name,
+				      missing(m));
+		return;
+	}
+
 	area.pattern = ~0ull;
-	create_vmm(&v, &m, 1, guest_sweep);
+	create_vmm(&v, m, 1, guest_sweep);
 	set_logging(&v, true);
 	do {
 		ok = chase(&v);
@@ -633,8 +719,161 @@ static void test_unseen(void)
 	} while (ok && now_ms() < end);
 	free_vmm(&v);
 
-	ksft_print_msg("%d times %d pages\n", n, m.units * BITS_PER_LONG);
-	ksft_test_result(ok, "no page stays writable unseen\n");
+	ksft_print_msg("%d times %d pages\n", n, m->units * BITS_PER_LONG);
+	ksft_test_result(ok, "no page stays writable unseen: %s\n", m->name);
+}
+
+#ifdef __aarch64__
+/* ---- What hardware knows outlives a clear of other pages ------------------ */
+
+/* Write to the pages of the pattern alone. */
+static void guest_write_only(uint64_t id)
+{
+	uint64_t count = 0;
+
+	for (;; count++) {
+		guest_write_pattern(area.pattern, count);
+		GUEST_SYNC(count);
+	}
+}
+
+static void write_pattern(struct vmm *v, uint64_t pattern)
+{
+	area.pattern = pattern;
+	sync_global_to_guest(v->vm, area);
+	sweep_faults(v->vcpus[0]);
+}
+
+/*
+ * Write to some pages, ask for the log, write to others between them; then clear
+ * everything.  That is the former: the latter are in the next log.
+ */
+static void test_uncollected(void)
+{
+	static const struct mode m = {
+		.how = HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16,
+	};
+	const uint64_t asked = 0x5555555555555555;
+	uint64_t i, wrong = 0;
+	struct vmm v;
+
+	if (missing(&m)) {
+		ksft_test_result_skip("what was not asked for is not cleared: %s\n",
+				      missing(&m));
+		return;
+	}
+
+	create_vmm(&v, &m, 1, guest_write_only);
+	set_logging(&v, true);
+	write_pattern(&v, ~0ull);
+	round_clear(&v, true);
+
+	write_pattern(&v, asked);
+	kvm_vm_get_dirty_log(v.vm, SLOT, v.log);
+	write_pattern(&v, ~asked);
+	memset(v.mask, 0xff, v.pages / 8);
+	kvm_vm_clear_dirty_log(v.vm, SLOT, v.mask, 0, v.pages);
+
+	for (i = 0; i < v.pages / BITS_PER_LONG; i++)
+		wrong += v.log[i] != asked;
+	kvm_vm_get_dirty_log(v.vm, SLOT, v.log);
+	for (i = 0; i < v.pages / BITS_PER_LONG; i++)
+		wrong += v.log[i] != ~asked;
+	free_vmm(&v);
+
+	ksft_test_result(!wrong, "what was not asked for is not cleared\n");
+}
+
+#define NR_UNCOLLECTED	1
+#else
+#define NR_UNCOLLECTED	0
+static void test_uncollected(void) { }
+#endif
+
+/* ---- A slot that logs from the beginning ---------------------------------- */
+
+static const struct mode created_modes[] = {
+	{ "faults", HOW_GET, .memory = VM_MEM_SRC_ANONYMOUS, .units = 1 },
+#ifdef __aarch64__
+	{ "hardware", HOW_GET, .hw = true, .memory = VM_MEM_SRC_ANONYMOUS, .units = 1 },
+#endif
+};
+
+static atomic_bool waiting;
+
+/* Without its memslot, memory is MMIO that reads as 0. */
+static void *read_write_thread(void *arg)
+{
+	struct kvm_vcpu *vcpu = arg;
+	struct kvm_run *run = vcpu->run;
+
+	for (vcpu_run(vcpu); get_ucall(vcpu, NULL) != UCALL_SYNC; vcpu_run(vcpu)) {
+		TEST_ASSERT(run->exit_reason == KVM_EXIT_MMIO && !run->mmio.is_write &&
+			    run->mmio.phys_addr == BASE,
+			    "Exit of a vCPU: %s", exit_reason_str(run->exit_reason));
+		memset(run->mmio.data, 0, sizeof(run->mmio.data));
+		waiting = true;
+	}
+	return NULL;
+}
+
+static void set_slot(struct vmm *v, struct kvm_userspace_memory_region2 *slot,
+		     uint64_t address, uint64_t size)
+{
+	slot->flags = size ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+	slot->guest_phys_addr = address;
+	slot->memory_size = size;
+	vm_ioctl(v->vm, KVM_SET_USER_MEMORY_REGION2, slot);
+}
+
+/*
+ * Create a slot that logs, or move it from elsewhere.  The vCPU waits for it, so
+ * that it has written before the ioctl is over.
+ */
+static bool create_logging(struct vmm *v, struct kvm_userspace_memory_region2 *slot,
+			   bool move)
+{
+	uint64_t size = slot->memory_size;
+
+	set_slot(v, slot, BASE, 0);
+	if (move)
+		set_slot(v, slot, OTHER_BASE, size);
+	memcpy(v->copy, v->memory, size);
+
+	waiting = false;
+	pthread_create(&v->threads[0], NULL, read_write_thread, v->vcpus[0]);
+	while (!waiting)
+		usleep(100);
+	set_slot(v, slot, BASE, size);
+	pthread_join(v->threads[0], NULL);
+
+	round_get(v);
+	return !memcmp(v->copy, v->memory, size);
+}
+
+static void test_created(const struct mode *m)
+{
+	uint64_t end = now_ms() + seconds * 1000 / 10, i;
+	int n = 0;
+	struct vmm v;
+	bool ok;
+
+	if (missing(m)) {
+		ksft_test_result_skip("a slot logs from the beginning: %s: %s\n", m->name,
+				      missing(m));
+		return;
+	}
+
+	create_vmm(&v, m, 1, guest_read_write);
+	for (i = 0; i < v.pages; i++)
+		*(uint64_t *)(v.memory + i * psz) = 1;
+	do {
+		ok = create_logging(&v, &memslot2region(v.vm, SLOT)->region, n++ & 1);
+	} while (ok && now_ms() < end);
+	free_vmm(&v);
+
+	ksft_print_msg("%d times\n", n);
+	ksft_test_result(ok, "a slot logs from the beginning: %s\n", m->name);
 }
 
 /* ---- Bad input ---------------------------------------------------------- */
@@ -705,6 +944,54 @@ static void test_input(int i)
 	kvm_vm_free(vm);
 	munmap(mem, SZ_16M);
 }
+
+#ifdef __aarch64__
+static const struct {
+	const char *name;
+	struct kvm_enable_cap cap;
+	bool ring;
+	int error;
+} hw_inputs[] = {
+	{ "on", { .args = { 1 } }, false, 0 },
+	{ "off", { .args = { 0 } }, false, 0 },
+	{ "neither on nor off", { .args = { 2 } }, false, EINVAL },
+	{ "more than 32 bits", { .args = { 1ull << 32 } }, false, EINVAL },
+	{ "an argument too many", { .args = { 1, 1 } }, false, EINVAL },
+	{ "the last argument", { .args = { 1, 0, 0, 1 } }, false, EINVAL },
+	{ "a flag", { .flags = 1, .args = { 1 } }, false, EINVAL },
+	{ "on, with a dirty ring", { .args = { 1 } }, true, EBUSY },
+	{ "off, with a dirty ring", { .args = { 0 } }, true, 0 },
+};
+
+#define NR_HW_INPUTS	ARRAY_SIZE(hw_inputs)
+
+static void test_hw_input(int i)
+{
+	struct kvm_enable_cap cap = hw_inputs[i].cap;
+	struct kvm_vm *vm;
+	int error;
+
+	if (!kvm_has_cap(KVM_CAP_ARM_HW_DIRTY) || (hw_inputs[i].ring && !ring_supported())) {
+		ksft_test_result_skip("hardware's dirty state: %s: there's none, or no ring\n",
+				      hw_inputs[i].name);
+		return;
+	}
+	vm = vm_create_barebones();
+	if (hw_inputs[i].ring)
+		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
+	cap.cap = KVM_CAP_ARM_HW_DIRTY;
+	error = __vm_ioctl(vm, KVM_ENABLE_CAP, &cap) ? errno : 0;
+	if (error != hw_inputs[i].error)
+		ksft_print_msg("%s instead of %s\n", strerror(error),
+			       strerror(hw_inputs[i].error));
+	ksft_test_result(error == hw_inputs[i].error, "hardware's dirty state: %s\n",
+			 hw_inputs[i].name);
+	kvm_vm_free(vm);
+}
+#else
+#define NR_HW_INPUTS	0
+static void test_hw_input(int i) { }
+#endif
 
 /* A dirty ring has no bitmap to clear. */
 static void test_input_ring(void)
@@ -785,17 +1072,25 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
 	psz = getpagesize();
 	ksft_print_header();
-	ksft_set_plan(ARRAY_SIZE(inputs) + 2 + ARRAY_SIZE(exact_modes) * ARRAY_SIZE(patterns) +
-		      1 + ARRAY_SIZE(race_modes));
+	ksft_set_plan(ARRAY_SIZE(inputs) + 2 + NR_HW_INPUTS +
+		      ARRAY_SIZE(exact_modes) * ARRAY_SIZE(patterns) +
+		      NR_UNCOLLECTED + ARRAY_SIZE(created_modes) + ARRAY_SIZE(unseen_modes) +
+		      ARRAY_SIZE(race_modes));
 
 	for (i = 0; i < ARRAY_SIZE(inputs); i++)
 		test_input(i);
 	test_input_ring();
 	test_deleted();
+	for (i = 0; i < NR_HW_INPUTS; i++)
+		test_hw_input(i);
 	for (i = 0; i < ARRAY_SIZE(exact_modes); i++)
 		for (p = 0; p < ARRAY_SIZE(patterns); p++)
 			test_exact(&exact_modes[i], p);
-	test_unseen();
+	test_uncollected();
+	for (i = 0; i < ARRAY_SIZE(created_modes); i++)
+		test_created(&created_modes[i]);
+	for (i = 0; i < ARRAY_SIZE(unseen_modes); i++)
+		test_unseen(&unseen_modes[i]);
 	for (i = 0; i < ARRAY_SIZE(race_modes); i++)
 		test_race(&race_modes[i]);
 

@@ -46,9 +46,11 @@ static int64_t slab_bytes(void)
 	return kib * 1024;
 }
 
-static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *guest_code)
+/* A VM with room for page tables that map @size. */
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, uint64_t size, void *guest_code)
 {
-	return vm_create_shape_with_one_vcpu(sw_protected_large_shape(), vcpu, guest_code);
+	return __vm_create_shape_with_one_vcpu(sw_protected_large_shape(), vcpu,
+					       size / PAGE_SIZE, guest_code);
 }
 
 static int64_t convert(struct kvm_vm *vm, uint64_t size, uint64_t attrs)
@@ -92,7 +94,7 @@ static void bench_range(uint64_t size, const char *label)
 	for (i = 0; i < n; i++) {
 		void *hva = reserve(size);
 		struct kvm_vcpu *vcpu;
-		struct kvm_vm *vm = create_vm(&vcpu, NULL);
+		struct kvm_vm *vm = create_vm(&vcpu, 0, NULL);
 		int gmem = vm_create_guest_memfd(vm, size, 0);
 		int64_t slab;
 
@@ -136,7 +138,7 @@ static int64_t convert_every_other_page(struct kvm_vm *vm, uint64_t attrs)
 static void bench_fragmented(void)
 {
 	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm = create_vm(&vcpu, NULL);
+	struct kvm_vm *vm = create_vm(&vcpu, 0, NULL);
 	int gmem = vm_create_guest_memfd(vm, GIB, 0);
 	void *hva = reserve(GIB);
 	int64_t slab;
@@ -157,7 +159,7 @@ static void bench_2m(void)
 	enum { ROUNDS = 301 };
 	int64_t ns[ROUNDS];
 	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm = create_vm(&vcpu, NULL);
+	struct kvm_vm *vm = create_vm(&vcpu, 0, NULL);
 	int gmem = vm_create_guest_memfd(vm, GIB, 0);
 	void *hva = reserve(GIB);
 	int i;
@@ -178,7 +180,7 @@ static void bench_memslot(void)
 
 	for (i = 0; i < repeats; i++) {
 		struct kvm_vcpu *vcpu;
-		struct kvm_vm *vm = create_vm(&vcpu, NULL);
+		struct kvm_vm *vm = create_vm(&vcpu, 0, NULL);
 		int gmem = vm_create_guest_memfd(vm, TIB, 0);
 		void *hva = reserve(TIB);
 		uint64_t begin = now_ns();
@@ -225,7 +227,7 @@ static void bench_fault(const char *name, uint64_t attrs, int pages, uint64_t st
 
 	for (i = 0; i < repeats; i++) {
 		struct kvm_vcpu *vcpu;
-		struct kvm_vm *vm = create_vm(&vcpu, guest_touch);
+		struct kvm_vm *vm = create_vm(&vcpu, size, guest_touch);
 		int gmem = vm_create_guest_memfd(vm, size, 0);
 		char *hva = reserve(size);
 
@@ -260,7 +262,7 @@ static void bench_plain_fault(const char *name, int pages, uint64_t step)
 
 	for (i = 0; i < repeats; i++) {
 		struct kvm_vcpu *vcpu;
-		struct kvm_vm *vm = vm_create_with_one_vcpu(&vcpu, guest_touch);
+		struct kvm_vm *vm = __vm_create_with_one_vcpu(&vcpu, size / PAGE_SIZE, guest_touch);
 		char *hva = reserve(size);
 
 		TEST_ASSERT(!madvise(hva, size, step == PAGE_SIZE ? MADV_NOHUGEPAGE :
