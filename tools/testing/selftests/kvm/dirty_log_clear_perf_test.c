@@ -183,7 +183,6 @@ static const struct {
 static void bench_clear(uint64_t size)
 {
 	int64_t cost, cleared, faults;
-	char name[64];
 	struct vmm v;
 	int i;
 
@@ -195,10 +194,8 @@ static void bench_clear(uint64_t size)
 		faults = sweep_faults(v.vcpu);
 		cleared = v.pages / 64 * __builtin_popcountl(patterns[i].word);
 
-		snprintf(name, sizeof(name), "clear_%s", patterns[i].name);
-		figure(name, cost / cleared, "ns");
-		snprintf(name, sizeof(name), "faults_%s", patterns[i].name);
-		figure(name, faults * 100 / cleared, "percent");
+		figure(cost / cleared, "ns", "clear_%s", patterns[i].name);
+		figure(faults * 100 / cleared, "percent", "faults_%s", patterns[i].name);
 	}
 	free_vmm(&v);
 }
@@ -216,10 +213,7 @@ static const struct {
 
 static void print_round(const char *writer, const char *what, bool hw, int64_t ns)
 {
-	char name[64];
-
-	snprintf(name, sizeof(name), "%s_%s_%s", writer, what, hw ? "hw" : "fault");
-	figure(name, ns, "ns");
+	figure(ns, "ns", "%s_%s_%s", writer, what, hw ? "hw" : "fault");
 }
 
 /*
@@ -291,7 +285,6 @@ static int64_t counter_khz(struct kvm_vcpu *vcpu)
 static void print_stalls(struct vmm *v, const char *what, int mib)
 {
 	int64_t khz = counter_khz(v->vcpu), *ns = calloc(MAX_SAMPLES, sizeof(*ns));
-	char name[64];
 	int i;
 
 	sync_global_from_guest(v->vm, samples);
@@ -299,10 +292,8 @@ static void print_stalls(struct vmm *v, const char *what, int mib)
 	for (i = 0; i < shared.nr_samples; i++)
 		ns[i] = samples[i] * 1000000ull / khz;
 
-	snprintf(name, sizeof(name), "%s_p99_%dm", what, mib);
-	figure(name, percentile(ns, shared.nr_samples, 99), "ns");
-	snprintf(name, sizeof(name), "%s_max_%dm", what, mib);
-	figure(name, percentile(ns, shared.nr_samples, 100), "ns");
+	figure(percentile(ns, shared.nr_samples, 99), "ns", "%s_p99_%dm", what, mib);
+	figure(percentile(ns, shared.nr_samples, 100), "ns", "%s_max_%dm", what, mib);
 	free(ns);
 }
 
@@ -335,7 +326,6 @@ static void bench_beside(int mib, bool clears)
 	struct vmm v;
 	pthread_t thread;
 	typeof(shared) *guest;
-	char name[64];
 	int rounds = 0;
 
 	create_vmm(&v, (uint64_t)mib * SZ_1M);
@@ -364,10 +354,8 @@ static void bench_beside(int mib, bool clears)
 
 	print_stalls(&v, clears ? "stall" : "quiet", mib);
 	if (clears) {
-		snprintf(name, sizeof(name), "writes_%dm", mib);
-		figure(name, shared.writes / seconds, "a_second");
-		snprintf(name, sizeof(name), "clears_%dm", mib);
-		figure(name, rounds / seconds, "a_second");
+		figure(shared.writes / seconds, "a_second", "writes_%dm", mib);
+		figure(rounds / seconds, "a_second", "clears_%dm", mib);
 	}
 	free_vmm(&v);
 }

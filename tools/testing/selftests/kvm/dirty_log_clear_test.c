@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,14 +207,25 @@ static void set_up_log(struct kvm_vm *vm, const struct mode *m)
 		vm_enable_cap(vm, KVM_CAP_ARM_HW_DIRTY, 1);
 }
 
-/* What the mode needs and is not there, or NULL. */
-static const char *missing(const struct mode *m)
+/* Skip the test that @fmt names if something is not there that the mode needs. */
+static bool __printf(2, 3) skipped(const struct mode *m, const char *fmt, ...)
 {
+	const char *why;
+	char name[128];
+	va_list ap;
+
 	if (m->how == HOW_RING && !ring_supported())
-		return "no dirty ring";
-	if (m->hw && !kvm_has_cap(KVM_CAP_ARM_HW_DIRTY))
-		return "hardware doesn't manage the dirty state";
-	return NULL;
+		why = "no dirty ring";
+	else if (m->hw && !kvm_has_cap(KVM_CAP_ARM_HW_DIRTY))
+		why = "hardware doesn't manage the dirty state";
+	else
+		return false;
+
+	va_start(ap, fmt);
+	vsnprintf(name, sizeof(name), fmt, ap);
+	va_end(ap);
+	ksft_test_result_skip("%s: %s\n", name, why);
+	return true;
 }
 
 static void set_logging(struct vmm *v, bool on)
@@ -529,10 +541,8 @@ static void test_race(const struct mode *m)
 	int rounds = 0, epochs = 0, n;
 	struct vmm v;
 
-	if (missing(m)) {
-		ksft_test_result_skip("writes are copied: %s: %s\n", m->name, missing(m));
+	if (skipped(m, "writes are copied: %s", m->name))
 		return;
-	}
 
 	create_vmm(&v, m, NR_VCPUS, guest_random);
 	do {
@@ -628,11 +638,8 @@ static void test_exact(const struct mode *m, int p)
 	int64_t cleared, holes, faults, allowed;
 	struct vmm v;
 
-	if (missing(m)) {
-		ksft_test_result_skip("holes stay writable: %s, %s: %s\n", m->name,
-				      patterns[p].name, missing(m));
+	if (skipped(m, "holes stay writable: %s, %s", m->name, patterns[p].name))
 		return;
-	}
 
 	area.pattern = patterns[p].word;
 	create_vmm(&v, m, 1, guest_sweep);
@@ -704,11 +711,8 @@ static void test_unseen(const struct mode *m)
 	struct vmm v;
 	bool ok;
 
-	if (missing(m)) {
-		ksft_test_result_skip("no page stays writable unseen: %s: %s\n", m->name,
-				      missing(m));
+	if (skipped(m, "no page stays writable unseen: %s", m->name))
 		return;
-	}
 
 	area.pattern = ~0ull;
 	create_vmm(&v, m, 1, guest_sweep);
@@ -757,11 +761,8 @@ static void test_uncollected(void)
 	uint64_t i, wrong = 0;
 	struct vmm v;
 
-	if (missing(&m)) {
-		ksft_test_result_skip("what was not asked for is not cleared: %s\n",
-				      missing(&m));
+	if (skipped(&m, "what was not asked for is not cleared"))
 		return;
-	}
 
 	create_vmm(&v, &m, 1, guest_write_only);
 	set_logging(&v, true);
@@ -858,11 +859,8 @@ static void test_created(const struct mode *m)
 	struct vmm v;
 	bool ok;
 
-	if (missing(m)) {
-		ksft_test_result_skip("a slot logs from the beginning: %s: %s\n", m->name,
-				      missing(m));
+	if (skipped(m, "a slot logs from the beginning: %s", m->name))
 		return;
-	}
 
 	create_vmm(&v, m, 1, guest_read_write);
 	for (i = 0; i < v.pages; i++)

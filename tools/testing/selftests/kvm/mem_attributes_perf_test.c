@@ -89,7 +89,6 @@ static void bench_range(uint64_t size, const char *label)
 	int64_t to_private[repeats], to_shared[repeats], kept[repeats];
 	/* More than a second a run: once tells it. */
 	int i, n = repeats;
-	char name[64];
 
 	for (i = 0; i < n; i++) {
 		void *hva = reserve(size);
@@ -110,12 +109,9 @@ static void bench_range(uint64_t size, const char *label)
 		munmap(hva, size);
 	}
 
-	snprintf(name, sizeof(name), "to_private_%s", label);
-	figure(name, median(to_private, n), "ns");
-	snprintf(name, sizeof(name), "to_shared_%s", label);
-	figure(name, median(to_shared, n), "ns");
-	snprintf(name, sizeof(name), "kept_%s", label);
-	figure(name, median(kept, n), "bytes");
+	figure(median(to_private, n), "ns", "to_private_%s", label);
+	figure(median(to_shared, n), "ns", "to_shared_%s", label);
+	figure(median(kept, n), "bytes", "kept_%s", label);
 }
 
 /* Convert every other page of 1 GiB; the median of all 2 MiB, for a call. */
@@ -145,9 +141,9 @@ static void bench_fragmented(void)
 
 	add_slots(vm, GIB, hva, gmem);
 	slab = slab_bytes();
-	figure("fragment_1g", convert_every_other_page(vm, PRIVATE), "ns/call");
-	figure("kept_fragmented_1g", slab_bytes() - slab, "bytes");
-	figure("reunite_1g", convert_every_other_page(vm, SHARED), "ns/call");
+	figure(convert_every_other_page(vm, PRIVATE), "ns/call", "fragment_1g");
+	figure(slab_bytes() - slab, "bytes", "kept_fragmented_1g");
+	figure(convert_every_other_page(vm, SHARED), "ns/call", "reunite_1g");
 	kvm_vm_free(vm);
 	close(gmem);
 	munmap(hva, GIB);
@@ -167,7 +163,7 @@ static void bench_2m(void)
 	add_slots(vm, GIB, hva, gmem);
 	for (i = 0; i < ROUNDS; i++)
 		ns[i] = convert(vm, SZ_2M, i % 2 ? SHARED : PRIVATE);
-	figure("convert_2m", median(ns, ROUNDS), "ns");
+	figure(median(ns, ROUNDS), "ns", "convert_2m");
 	kvm_vm_free(vm);
 	close(gmem);
 	munmap(hva, GIB);
@@ -191,7 +187,7 @@ static void bench_memslot(void)
 		close(gmem);
 		munmap(hva, TIB);
 	}
-	figure("memslot_1t", median(ns, repeats), "ns");
+	figure(median(ns, repeats), "ns", "memslot_1t");
 }
 
 static void guest_touch(uint64_t pages, uint64_t step)
@@ -250,7 +246,7 @@ static void bench_fault(const char *name, uint64_t attrs, int pages, uint64_t st
 		close(gmem);
 		munmap(hva, size);
 	}
-	figure(name, median(ns, repeats) / pages, "ns/fault");
+	figure(median(ns, repeats) / pages, "ns/fault", "%s", name);
 }
 
 /* The same in a VM that has no private memory, and no attributes. */
@@ -277,7 +273,7 @@ static void bench_plain_fault(const char *name, int pages, uint64_t step)
 		kvm_vm_free(vm);
 		munmap(hva, size);
 	}
-	figure(name, median(ns, repeats) / pages, "ns/fault");
+	figure(median(ns, repeats) / pages, "ns/fault", "%s", name);
 }
 
 /* What is worth counting in instructions. */

@@ -3,6 +3,7 @@
 #ifndef SELFTEST_KVM_FIGURES_H
 #define SELFTEST_KVM_FIGURES_H
 
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,9 +39,16 @@ static inline int64_t median(int64_t *v, int n)
 	return v[n / 2];
 }
 
-static inline void figure(const char *name, int64_t value, const char *unit)
+/* A figure whose name is @fmt with what follows it. */
+static inline void __printf(3, 4) figure(int64_t value, const char *unit,
+					 const char *fmt, ...)
 {
-	printf("%s %ld %s\n", name, value, unit);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	printf(" %ld %s\n", value, unit);
 	fflush(stdout);
 }
 
