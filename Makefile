@@ -8,40 +8,43 @@ ARCH ?= arm64
 
 help:
 	@echo 'make demo             build, boot a stock and a patched KVM, show the difference'
-	@echo 'make check            all tests; parts alone:'
+	@echo 'make check            all that a change must pass; parts alone:'
 	@echo '                      $(parts:%=check-%)' | fold -s -w 70 | sed '2,$$s/^/                      /'
-	@echo 'make check-NAME       one part'
-	@echo 'make check-debug      arm64 with pages of 16 and 64 KiB'
+	@echo 'make check-NAME       one part; check/run -h says what each is'
+	@echo 'make check-release    all parts, with those that take longer'
 	@echo 'make modules          build/modules/*.ko, for KERNEL=<release> or KDIR=<tree>; STOCK=1'
 	@echo 'make image            build/arm64/Image, a kernel for the lab; STOCK=1; VARIANT=64k'
 	@echo 'make load, unload     swap the KVM of the running host for ours, and back (root)'
 	@echo 'make bench            stock against patched: build/bench/'
-	@echo 'make series           build/series/*.patch, for git am'
+	@echo 'make series           build/series/*.patch, for git am; TOPIC=<topic> for one topic'
 	@echo 'make lint             checkpatch, sparse, W=1, kernel-doc, shellcheck'
 	@echo 'make tree             build/linux: Linux with the series, a commit a patch'
 	@echo 'make clean            remove build/'
+	@echo
+	@echo 'One selftest in one machine, after "make modules" or "make image":'
+	@echo '  lab/test x86-svm --only dirty_log_test      (lab/run --list shows the machines)'
 
 setup:
 	@./setup
 
 tree: setup
-	@patches/assemble
+	@scripts/assemble
 
 modules: tree
 	@modules/build $(stock)
 
 image: tree
-	@lab/image $(ARCH) $(VARIANT) $(stock)
+	@lab/kernels/image $(ARCH) $(VARIANT) $(stock)
 
 # Not "load" first: make has a directive of that name.
 unload load:
 	@modules/$@
 
 series: tree
-	@patches/export
+	@scripts/export $(TOPIC)
 
 lint: setup
-	@patches/lint
+	@scripts/lint
 
 demo: setup
 	@bench/run --demo
@@ -52,8 +55,8 @@ bench: setup
 check: setup
 	@check/run
 
-check-debug: setup
-	@check/run --debug
+check-release: setup
+	@check/run --release
 
 $(parts:%=check-%): check-%: setup
 	@check/run $*
@@ -61,4 +64,4 @@ $(parts:%=check-%): check-%: setup
 clean:
 	rm -rf build
 
-.PHONY: help setup tree modules image load unload series lint demo bench check check-debug clean $(parts:%=check-%)
+.PHONY: help setup tree modules image load unload series lint demo bench check check-release clean $(parts:%=check-%)

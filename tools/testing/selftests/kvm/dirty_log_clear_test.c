@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@
 #include <linux/bitops.h>
 #include <linux/kvm_mem.h>
 #include <linux/sizes.h>
+#include <linux/userfaultfd.h>
 
 #include "dirty_log.h"
 #include "figures.h"
@@ -30,6 +32,7 @@
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
+#include "userfaultfd_util.h"
 
 #define SLOT		10
 #define OTHER_SLOT	11
@@ -1009,45 +1012,94 @@ static void test_input_ring(void)
 	kvm_vm_free(vm);
 }
 
-static void *slot_thread(void *arg)
-{
-	struct kvm_vm *vm = arg;
-	void *mem = mmap(NULL, SZ_16M, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+/*
+ * A CLEAR that stops half way: its bitmap is a page that userfaultfd withholds
+ * until the test says "proceed".
+ */
+static struct {
+	struct kvm_vm *vm;
+	void *bitmap;
+	int error;
+	atomic_bool stopped, proceed, returned, deleted;
+} held;
 
-	TEST_ASSERT(mem != MAP_FAILED, "No memory for a memslot");
-	while (!stop) {
-		vm_set_user_memory_region(vm, LOGGED, KVM_MEM_LOG_DIRTY_PAGES, BASE,
-					  BAD_PAGES * psz, mem);
-		vm_set_user_memory_region(vm, LOGGED, 0, BASE, 0, mem);
-	}
+static int withhold_bitmap(int mode, int uffd, struct uffd_msg *msg)
+{
+	struct uffdio_copy copy = {
+		.src = (uint64_t)held.bitmap + psz,
+		.dst = msg->arg.pagefault.address,
+		.len = psz,
+	};
+
+	held.stopped = true;
+	while (!held.proceed)
+		usleep(1000);
+
+	return ioctl(uffd, UFFDIO_COPY, &copy);
+}
+
+static void *held_clear_thread(void *arg)
+{
+	held.error = clear(held.vm, LOGGED, 0, BAD_PAGES, held.bitmap);
+	held.returned = true;
 	return NULL;
 }
 
-/* A slot that comes and goes is there for a CLEAR, or is not. */
+static void *delete_thread(void *arg)
+{
+	vm_set_user_memory_region(held.vm, LOGGED, 0, BASE, 0, NULL);
+	held.deleted = true;
+	return NULL;
+}
+
+/*
+ * A slot is deleted while a CLEAR of it is under way: the deletion waits until
+ * CLEAR is done with the slot.  The next CLEAR finds no slot.
+ */
 static void test_deleted(void)
 {
 	unsigned long ones[2] = { ~0ul, ~0ul };
-	struct kvm_vm *vm = vm_create_barebones();
-	uint64_t end = now_ms() + 1000;
-	int error = 0, n[2] = {};
-	pthread_t thread;
+	pthread_t clearer, deleter;
+	struct uffd_desc *uffd;
+	bool waited;
+	void *mem;
+	int error;
 
-	vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+	mem = mmap(NULL, SZ_16M, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(mem != MAP_FAILED, "No memory for a memslot");
+	held.bitmap = mmap(NULL, 2 * psz, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(held.bitmap != MAP_FAILED, "No memory for a bitmap");
+	memcpy(held.bitmap + psz, ones, sizeof(ones));
+	uffd = uffd_setup_demand_paging(UFFDIO_REGISTER_MODE_MISSING, 0, held.bitmap, psz, 1,
+					withhold_bitmap);
+
+	held.vm = vm_create_barebones();
+	vm_enable_cap(held.vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
-	stop = false;
-	pthread_create(&thread, NULL, slot_thread, vm);
-	while (now_ms() < end && (!error || error == ENOENT)) {
-		error = clear(vm, LOGGED, 0, BAD_PAGES, ones);
-		n[!!error]++;
-	}
-	stop = true;
-	pthread_join(thread, NULL);
-	kvm_vm_free(vm);
+	vm_set_user_memory_region(held.vm, LOGGED, KVM_MEM_LOG_DIRTY_PAGES, BASE,
+				  BAD_PAGES * psz, mem);
 
-	ksft_print_msg("%d times there, %d times not\n", n[0], n[1]);
-	ksft_test_result((!error || error == ENOENT) && n[0] && n[1],
+	pthread_create(&clearer, NULL, held_clear_thread, NULL);
+	while (!held.stopped && !held.returned)
+		usleep(1000);
+	pthread_create(&deleter, NULL, delete_thread, NULL);
+	usleep(200000);
+	waited = held.stopped && !held.returned && !held.deleted;
+	held.proceed = true;
+	pthread_join(clearer, NULL);
+	pthread_join(deleter, NULL);
+	error = clear(held.vm, LOGGED, 0, BAD_PAGES, ones);
+
+	if (!waited)
+		ksft_print_msg("the bitmap was %sread, the slot was %sdeleted meanwhile\n",
+			       held.stopped ? "" : "not ", held.deleted ? "" : "not ");
+	ksft_test_result(waited && !held.error && error == ENOENT,
 			 "input: a slot that is deleted meanwhile\n");
+	kvm_vm_free(held.vm);
+	uffd_stop_demand_paging(uffd);
+	munmap(held.bitmap, 2 * psz);
+	munmap(mem, SZ_16M);
 }
 
 int main(int argc, char *argv[])

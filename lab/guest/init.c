@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * init of the lab's machines, and its reader of the kernel log.
+ *
+ * As process 1 it mounts what tests need, loads the modules it was given, runs
+ * one command, and reports.  The host prepares these files:
+ *
+ *   /.lab/load     modules, one a line: path, then parameters
+ *   /.lab/command  argument vector, each argument ended by a NUL
+ *   /.lab/token    random word of this run, the first word of every report
+ *   /.lab/policy   what counts as a splat in the kernel log, see splat-policy
+ *
+ * There are three channels, so that nothing has to be guessed from a console:
+ *
+ *   ttyS0  kernel log
+ *   ttyS1  the command's output, byte for byte
+ *   ttyS2  reports, one a line:
+ *            TOKEN load             the modules are about to be loaded
+ *            TOKEN up               the command is about to start
+ *            TOKEN fail MESSAGE     there is no machine to run it on
+ *            TOKEN splat MESSAGE    a line of the kernel log, with its context
+ *            TOKEN end STATUS N     verdict: the command's status, N splats
+ *
+ * The verdict is written last, after the kernel log was scanned.  A log that
+ * cannot be read, or a policy that cannot, counts as a splat.
+ *
+ * Run as "/init scan FILE", it prints the splats since the sequence number in
+ * FILE, advances that number, and exits 1 if there were any.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <regex.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define MAX_RULES	128
+#define MAX_ARGS	256
+#define CONTEXT		40	/* records shown after one that matches */
+
+/* Taint bits that only a splat sets: bad page, die, warn, soft lockup. */
+#define TAINT_SPLAT	(1UL << 5 | 1UL << 7 | 1UL << 9 | 1UL << 14)
+
+static char token[80] = "-";
+static FILE *reports;
+
+static void report(const char *fmt, ...)
+{
+	va_list ap;
+
+	fprintf(reports, "%s ", token);
+	va_start(ap, fmt);
+	vfprintf(reports, fmt, ap);
+	va_end(ap);
+	fputc('\n', reports);
+	fflush(reports);
+}
+
+static void power_off(void)
+{
+	fflush(reports);
+	tcdrain(fileno(reports));
+	sync();
+	reboot(RB_POWER_OFF);
+	for (;;)
+		pause();
+}
+
+static void fail(const char *what, const char *which)
+{
+	report("fail %s %s: %s", what, which, strerror(errno));
+	power_off();
+}
+
+/* Whole file, NUL-terminated; its length in *len.  NULL when unreadable. */
+static char *slurp(const char *path, size_t *len)
+{
+	size_t room = 1 << 16, n = 0;
+	char *buf = malloc(room + 1);
+	FILE *f = fopen(path, "re");
+
+	if (!f || !buf)
+		return NULL;
+	while ((*len = fread(buf + n, 1, room - n, f)) > 0) {
+		n += *len;
+		if (n == room)
+			buf = realloc(buf, (room *= 2) + 1);
+		if (!buf)
+			return NULL;
+	}
+	if (ferror(f))
+		return NULL;
+	fclose(f);
+	buf[n] = '\0';
+	*len = n;
+	return buf;
+}
+
+/* ---- the kernel log ---------------------------------------------------- */
+
+struct policy {
+	regex_t bad[MAX_RULES];
+	int nr_bad;
+	regex_t fine[MAX_RULES];
+	int nr_fine;
+};
+
+typedef void (*splat_fn)(const char *line);
+
+/* Comments and empty lines aside, each line is a regex; "!" marks exceptions. */
+static bool read_policy(struct policy *p, splat_fn emit)
+{
+	size_t len;
+	char *text = slurp("/.lab/policy", &len), *line;
+
+	if (!text) {
+		emit("lab: the splat policy cannot be read");
+		return false;
+	}
+	for (; (line = strsep(&text, "\n")); ) {
+		bool fine = *line == '!';
+		int *nr = fine ? &p->nr_fine : &p->nr_bad;
+		regex_t *re = (fine ? p->fine : p->bad) + *nr;
+
+		if (!*line || *line == '#')
+			continue;
+		if (*nr == MAX_RULES || regcomp(re, line + fine, REG_EXTENDED | REG_NEWLINE | REG_NOSUB)) {
+			emit("lab: the splat policy has a line that is no regex:");
+			emit(line);
+			return false;
+		}
+		++*nr;
+	}
+	if (!p->nr_bad)
+		emit("lab: the splat policy is empty");
+	return p->nr_bad;
+}
+
+static bool any_match(const regex_t *re, int nr, const char *line)
+{
+	while (nr--)
+		if (!regexec(re++, line, 0, NULL, 0))
+			return true;
+	return false;
+}
+
+/* A message of several lines comes with its line ends written as \x0a. */
+static void unescape(char *s)
+{
+	char *to = s;
+
+	while (*s) {
+		bool nl = !strncmp(s, "\\x0a", 4);
+
+		*to++ = nl ? '\n' : *s;
+		s += nl ? 4 : 1;
+	}
+	*to = '\0';
+}
+
+/*
+ * Hands every splat at or after sequence number *seq to emit(), advances *seq
+ * past the end of the log, and returns how many there were.
+ */
+static int scan_log(unsigned long long *seq, splat_fn emit)
+{
+	static struct policy policy;
+	static char rec[8192];
+	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	int splats = 0, context = 0;
+	ssize_t n;
+
+	if (!read_policy(&policy, emit))
+		return 1;
+	if (fd < 0) {
+		emit("lab: /dev/kmsg cannot be opened");
+		return 1;
+	}
+	while ((n = read(fd, rec, sizeof(rec) - 1)) > 0 || (n < 0 && errno == EPIPE)) {
+		unsigned long long at;
+		char *text;
+
+		if (n < 0) {
+			emit("lab: the kernel log overran, part of it is lost");
+			splats++;
+			continue;
+		}
+		rec[n] = '\0';
+		text = strchr(rec, ';');
+		if (!text || sscanf(rec, "%*u,%llu", &at) != 1) {
+			emit("lab: the kernel log has a record without a header");
+			splats++;
+			continue;
+		}
+		if (at < *seq)
+			continue;
+		if (at > *seq) {
+			emit("lab: the kernel log overran, part of it is lost");
+			splats++;
+		}
+		*seq = at + 1;
+		text[1 + strcspn(text + 1, "\n")] = '\0';
+		unescape(text + 1);
+		if (any_match(policy.bad, policy.nr_bad, text + 1) &&
+		    !any_match(policy.fine, policy.nr_fine, text + 1)) {
+			splats++;
+			context = CONTEXT;
+		}
+		if (context-- > 0)
+			emit(text + 1);
+	}
+	if (errno != EAGAIN) {
+		emit("lab: /dev/kmsg cannot be read");
+		splats++;
+	}
+	close(fd);
+	return splats;
+}
+
+/* A splat taints the kernel, whatever it prints and whoever cleared the log. */
+static int scan_taint(splat_fn emit)
+{
+	size_t len;
+	char *text = slurp("/proc/sys/kernel/tainted", &len);
+
+	if (text && !(strtoul(text, NULL, 10) & TAINT_SPLAT))
+		return 0;
+	emit("lab: the kernel is tainted by a splat, /proc/sys/kernel/tainted is");
+	emit(text ? text : "unreadable");
+	return 1;
+}
+
+static void print_line(const char *line)
+{
+	puts(line);
+}
+
+static int scan_main(const char *path)
+{
+	unsigned long long seq = 0;
+	size_t len;
+	char *text = slurp(path, &len);
+	int splats;
+	FILE *f;
+
+	if (text)
+		seq = strtoull(text, NULL, 10);
+	splats = scan_log(&seq, print_line);
+	f = fopen(path, "we");
+	if (!f || fprintf(f, "%llu\n", seq) < 0 || fclose(f)) {
+		perror(path);
+		return 2;
+	}
+	return !!splats;
+}
+
+/* ---- process 1 --------------------------------------------------------- */
+
+static const struct {
+	const char *type, *path, *options;
+} mounts[] = {
+	{ "proc",	"/proc",			NULL },
+	{ "sysfs",	"/sys",				NULL },
+	{ "debugfs",	"/sys/kernel/debug",		NULL },
+	{ "tracefs",	"/sys/kernel/tracing",		NULL },
+	{ "cgroup2",	"/sys/fs/cgroup",		NULL },
+	{ "tmpfs",	"/tmp",				"mode=1777" },
+	{ "tmpfs",	"/dev/shm",			"mode=1777" },
+	{ "devpts",	"/dev/pts",			NULL },
+};
+
+static void mount_all(void)
+{
+	for (size_t i = 0; i < sizeof(mounts) / sizeof(*mounts); i++) {
+		mkdir(mounts[i].path, 0755);
+		if (mount(mounts[i].type, mounts[i].path, mounts[i].type, 0, mounts[i].options))
+			fail("mount", mounts[i].path);
+	}
+}
+
+/* A serial port that passes bytes as they are. */
+static int open_port(const char *path)
+{
+	struct termios t;
+	int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+	if (fd < 0 || tcgetattr(fd, &t))
+		return -1;
+	cfmakeraw(&t);
+	t.c_cflag |= CLOCAL;
+	cfsetspeed(&t, B115200);
+	return tcsetattr(fd, TCSANOW, &t) ? -1 : fd;
+}
+
+/* Returns how many there were. */
+static int load_modules(void)
+{
+	int loaded = 0;
+	size_t len;
+	char *text = slurp("/.lab/load", &len), *line;
+
+	if (!text)
+		fail("read", "/.lab/load");
+	report("load");
+	while ((line = strsep(&text, "\n"))) {
+		char *path = strsep(&line, " ");
+		int fd;
+
+		if (!*path)
+			continue;
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || syscall(SYS_finit_module, fd, line ? line : "", 0))
+			fail("load", path);
+		close(fd);
+		loaded++;
+	}
+	return loaded;
+}
+
+/*
+ * The first VM and the last one patch a jump in the scheduler (the static key
+ * of preempt notifiers).  QEMU's TCG with several threads sometimes executes a
+ * breakpoint of such a patch after the patch is complete, and the machine dies
+ * with "Oops: int3" in __schedule().  So one VM is made while there is but one
+ * CPU (maxcpus=1), and is held until the machine is off.
+ */
+static void hold_vm(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
+
+	if (vm < 0)
+		fail("create a VM with", "/dev/kvm");
+	fcntl(vm, F_SETFD, FD_CLOEXEC);
+	close(kvm);
+}
+
+static void start_cpus(void)
+{
+	char path[64];
+	int fd;
+
+	for (int cpu = 1; ; cpu++) {
+		snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", cpu);
+		fd = open(path, O_WRONLY | O_CLOEXEC);
+		if (fd < 0)
+			return;
+		if (write(fd, "1", 1) != 1)
+			fail("start the CPU of", path);
+		close(fd);
+	}
+}
+
+static pid_t start_command(int out)
+{
+	static char *argv[MAX_ARGS + 1];
+	size_t len, argc = 0;
+	char *text = slurp("/.lab/command", &len);
+	pid_t pid;
+
+	if (!text || !len)
+		fail("read", "/.lab/command");
+	for (char *p = text; p < text + len && argc < MAX_ARGS; p += strlen(p) + 1)
+		argv[argc++] = p;
+	pid = fork();
+	if (pid)
+		return pid;
+
+	setsid();
+	dup2(open("/dev/null", O_RDONLY), 0);
+	dup2(out, 1);
+	dup2(out, 2);
+	chdir("/lab");
+	execvp(argv[0], argv);
+	dprintf(2, "lab: cannot run %s: %s\n", argv[0], strerror(errno));
+	_exit(127);
+}
+
+/* Waits for the command while it buries the orphans that fall to process 1. */
+static int wait_command(pid_t command)
+{
+	int status;
+	pid_t pid;
+
+	do {
+		pid = wait(&status);
+	} while (pid != command);
+	kill(-1, SIGKILL);
+	while (wait(NULL) > 0)
+		;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void report_line(const char *line)
+{
+	for (; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		report("splat %.*s", (int)strcspn(line, "\n"), line);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct rlimit files = { 1 << 20, 1 << 20 };
+	unsigned long long seq = 0;
+	int out, fd, status, splats;
+	size_t len;
+	char *text;
+
+	if (argc == 3 && !strcmp(argv[1], "scan"))
+		return scan_main(argv[2]);
+	if (getpid() != 1) {
+		fprintf(stderr, "usage: %s scan FILE\n", argv[0]);
+		return 2;
+	}
+
+	for (fd = 0; fd < 3; fd++)
+		close(fd);
+	if (mount("devtmpfs", "/dev", "devtmpfs", 0, NULL))
+		return 1;
+	for (fd = 0; fd < 3; fd++)
+		open("/dev/null", O_RDWR);
+	fd = open_port("/dev/ttyS2");
+	reports = fd < 0 ? NULL : fdopen(fd, "w");
+	if (!reports)
+		return 1;
+	text = slurp("/.lab/token", &len);
+	if (!text || len >= sizeof(token))
+		fail("read", "/.lab/token");
+	strcpy(token, text);
+	mount_all();
+	out = open_port("/dev/ttyS1");
+	if (out < 0)
+		fail("open", "/dev/ttyS1");
+	setrlimit(RLIMIT_NOFILE, &files);
+	setenv("PATH", "/lab:/bin:/sbin:/usr/bin:/usr/sbin", 1);
+	setenv("HOME", "/tmp", 1);
+	if (load_modules())
+		hold_vm();
+	start_cpus();
+	report("up");
+
+	status = wait_command(start_command(out));
+	tcdrain(out);
+	splats = scan_log(&seq, report_line);
+	splats += scan_taint(report_line);
+	report("end %d %d", status, splats);
+	power_off();
+}
