@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Which pages of a memslot are to be protected, so that the next write to each
- * is logged: what KVM_CLEAR_DIRTY_LOG, KVM_GET_DIRTY_LOG and
- * KVM_RESET_DIRTY_RINGS ask of the architecture.
+ * KVM_CLEAR_DIRTY_LOG, KVM_GET_DIRTY_LOG and KVM_RESET_DIRTY_RINGS ask the
+ * architecture to protect some pages of a memslot, so that KVM logs the next
+ * write to each of these pages.
  *
  * The order is: clear the bits, protect the pages, invalidate the TLBs, and then
- * return to userspace, which copies the pages.  Documentation/virt/kvm/dirty-log.rst
- * says why no write is lost, whatever vCPUs do meanwhile.
+ * return to userspace, which copies the pages.
+ * Documentation/virt/kvm/dirty-log.rst argues why no write is lost, whatever
+ * vCPUs do meanwhile.
  */
 #ifndef __KVM_DIRTY_LOG_H
 #define __KVM_DIRTY_LOG_H
@@ -19,8 +20,8 @@
 /**
  * struct kvm_dirty_mask - pages whose dirty bits were cleared
  * @base_gfn:	the page of the first bit
- * @nbits:	number of pages; what is in @bits after them is zero
- * @bits:	a bit for each page
+ * @nbits:	number of pages; bits in @bits beyond this number are zero
+ * @bits:	one bit for each page
  */
 struct kvm_dirty_mask {
 	u64 base_gfn;
@@ -28,13 +29,13 @@ struct kvm_dirty_mask {
 	const unsigned long *bits;
 };
 
-/* @gfn is one of the mask's. */
+/* @gfn is in the range that @mask covers. */
 static inline bool kvm_dirty_mask_test(const struct kvm_dirty_mask *mask, u64 gfn)
 {
 	return test_bit(gfn - mask->base_gfn, mask->bits);
 }
 
-/* Some pages of the mask, as bits: those of its @i-th group of @size. */
+/* The bits of the @i-th group of @size pages of the mask. */
 static inline unsigned long kvm_dirty_mask_group(const struct kvm_dirty_mask *mask,
 						 unsigned long i, unsigned int size)
 {
@@ -43,18 +44,18 @@ static inline unsigned long kvm_dirty_mask_group(const struct kvm_dirty_mask *ma
 }
 
 /**
- * kvm_dirty_mask_next_span() - find pages to protect in one walk
+ * kvm_dirty_mask_next_span() - find the pages to protect in one walk
  * @mask:	the pages
- * @group:	pages that are looked at together: 8 or BITS_PER_LONG
- * @start:	where the span that is found begins
- * @end:	in: where the one before ended, &kvm_dirty_mask.base_gfn for the
- *		first; out: where this one ends (exclusive)
+ * @group:	number of pages to look at together: 8 or BITS_PER_LONG
+ * @start:	where the span begins
+ * @end:	in: where the previous span ended, &kvm_dirty_mask.base_gfn for the
+ *		first; out: where this span ends (exclusive)
  *
- * A span begins and ends with a page of the mask, and is whole: no run of
- * pages is in two.  It goes on over up to 2 * (@group - 1) pages in a row that
- * are not of the mask, which should cost who walks less than another walk.
+ * A span begins and ends with a page of the mask.  No run of pages is cut in two
+ * spans.  A span goes on over up to 2 * (@group - 1) pages in a row that are not
+ * in the mask; to walk over these pages should cost less than another walk.
  *
- * Return: false if there are no more.
+ * Return: false if there are no more spans.
  */
 static __always_inline bool kvm_dirty_mask_next_span(const struct kvm_dirty_mask *mask,
 						     unsigned int group,

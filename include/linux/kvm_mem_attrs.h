@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The store of a VM's memory attributes: what each gfn is (private or shared),
- * and which large pages that rules out.  virt/kvm/mem_attrs.c opens with its
- * structure, invariants and locking.
+ * The store of a VM's memory attributes.  It knows which attributes each gfn
+ * has, i.e. whether the gfn is private or shared, and where gfns with different
+ * attributes rule out a large page.  The comment at the top of
+ * virt/kvm/mem_attrs.c describes the structure, its invariants and its locking.
  */
 #ifndef __KVM_MEM_ATTRS_H
 #define __KVM_MEM_ATTRS_H
@@ -11,15 +12,16 @@
 #include <linux/maple_tree.h>
 #include <linux/types.h>
 
-/* Pages of a block, the smallest large page: 2 MiB on x86. */
+/* Number of pages in a block, the smallest large page: 2 MiB on x86. */
 #ifndef KVM_MEM_ATTRS_BLOCK_SHIFT
 #define KVM_MEM_ATTRS_BLOCK_SHIFT	(PMD_SHIFT - PAGE_SHIFT)
 #endif
 #define KVM_MEM_ATTRS_BLOCK		BIT(KVM_MEM_ATTRS_BLOCK_SHIFT)
 
 /*
- * The attributes a page can have, as bits of KVM_SET_MEMORY_ATTRIBUTES: a
- * contiguous field, one bitmap of a leaf for each.  Today it is PRIVATE alone.
+ * The attributes that a page can have, as bits of KVM_SET_MEMORY_ATTRIBUTES.
+ * They are a contiguous field, and a leaf has one bitmap for each of them.
+ * PRIVATE is the only attribute today.
  */
 #ifndef KVM_MEM_ATTRS_SHIFT
 #define KVM_MEM_ATTRS_SHIFT		3
@@ -32,12 +34,14 @@ struct kvm_mem_attrs_leaf;
 
 /**
  * struct kvm_mem_attrs - the memory attributes of a VM
- * @mt: runs of gfns, with an external lock: the writers'
- * @nr_leaves: blocks with more than one value, under the writers' lock
+ * @mt: runs of gfns; the tree's external lock is the writers' lock
+ * @nr_leaves: number of blocks with more than one value, protected by the
+ *	       writers' lock
  *
- * Writers exclude each other with the lock that was given to
- * mt_set_external_lock() (slots_lock in KVM).  Readers hold rcu_read_lock(),
- * which the functions below take where they need it, or the writers' lock.
+ * Writers exclude each other with the lock that the caller passed to
+ * mt_set_external_lock() (slots_lock in KVM).  Readers hold either
+ * rcu_read_lock() or the writers' lock.  The functions below take
+ * rcu_read_lock() themselves where they need it.
  */
 struct kvm_mem_attrs {
 	struct maple_tree mt;
@@ -45,17 +49,19 @@ struct kvm_mem_attrs {
 };
 
 /**
- * struct kvm_mem_attrs_op - a change that has its memory, and can't fail
- * @ma: the store it changes
- * @mas: where the run goes, with the tree nodes that takes
+ * struct kvm_mem_attrs_op - a prepared change, which can't fail
+ * @ma: the store to change
+ * @mas: position of the run, with the tree nodes that storing it takes
  * @start: first gfn of the change
  * @last: last gfn of the change, inclusive
- * @attrs: what the gfns get
- * @head: leaf of the block that holds @start, if that block ends up mixed
- * @tail: leaf of the block that holds @last, if that is another one, and mixed
- * @new_head: @head was made for this change
- * @new_tail: @tail was made for this change
- * @has_run: some blocks end up uniform
+ * @attrs: the attributes that the gfns get
+ * @head: leaf of the block that holds @start, if the change leaves that block
+ *	  mixed, or else NULL
+ * @tail: leaf of the block that holds @last, if that is a different block and
+ *	  the change leaves it mixed, or else NULL
+ * @new_head: prepare made @head
+ * @new_tail: prepare made @tail
+ * @has_run: the change leaves at least one block uniform
  */
 struct kvm_mem_attrs_op {
 	struct kvm_mem_attrs *ma;
@@ -71,11 +77,11 @@ struct kvm_mem_attrs_op {
 };
 
 /**
- * struct kvm_mem_attrs_usage - what a store holds
- * @runs: maximal runs of uniform blocks with at least one attribute
- * @leaves: blocks with more than one value
- * @bytes: memory of the leaves and of the tree's bottom nodes; the nodes above
- *	   those, a fraction of them, are not counted
+ * struct kvm_mem_attrs_usage - the contents of a store, in numbers
+ * @runs: number of maximal runs of uniform blocks with at least one attribute
+ * @leaves: number of blocks with more than one value
+ * @bytes: memory of the leaves and of the tree's bottom nodes; the count leaves
+ *	   out the nodes above the bottom nodes, which take a fraction of that
  */
 struct kvm_mem_attrs_usage {
 	unsigned long runs;
@@ -84,7 +90,7 @@ struct kvm_mem_attrs_usage {
 };
 
 /**
- * kvm_mem_attrs_init() - Make an empty store: no gfn has any attribute.
+ * kvm_mem_attrs_init() - Make an empty store, in which no gfn has attributes.
  * @ma: the store
  *
  * The caller names the writers' lock with mt_set_external_lock(&ma->mt, lock).
@@ -92,22 +98,22 @@ struct kvm_mem_attrs_usage {
 void kvm_mem_attrs_init(struct kvm_mem_attrs *ma);
 
 /**
- * kvm_mem_attrs_destroy() - Free all that the store holds.
- * @ma: the store, which has no readers any more
+ * kvm_mem_attrs_destroy() - Free everything that the store holds.
+ * @ma: the store, which has no more readers
  *
- * Context: the writers' lock is held.  May sleep.
+ * Context: the caller holds the writers' lock.  May sleep.
  */
 void kvm_mem_attrs_destroy(struct kvm_mem_attrs *ma);
 
 /**
- * kvm_mem_attrs_lookup() - Get the attributes of one gfn, and of its block.
+ * kvm_mem_attrs_lookup() - Get the attributes of one gfn, and check its block.
  * @ma: the store
  * @gfn: any gfn
- * @mixed: returns whether the block of @gfn has more than one value, so that
- *	   no large page is possible
+ * @mixed: returns true if the block of @gfn has more than one value, which
+ *	   rules out a large page
  *
- * Context: any in which rcu_read_lock() is allowed.
- * Return: the attributes of @gfn, 0 for a gfn that never had any.
+ * Context: any context in which rcu_read_lock() is allowed.
+ * Return: the attributes of @gfn, or 0 if @gfn never had any.
  */
 unsigned long kvm_mem_attrs_lookup(struct kvm_mem_attrs *ma, unsigned long gfn,
 				   bool *mixed);
@@ -117,8 +123,8 @@ unsigned long kvm_mem_attrs_lookup(struct kvm_mem_attrs *ma, unsigned long gfn,
  * @ma: the store
  * @gfn: any gfn
  *
- * Context: any in which rcu_read_lock() is allowed.
- * Return: the attributes, 0 for a gfn that never had any.
+ * Context: any context in which rcu_read_lock() is allowed.
+ * Return: the attributes of @gfn, or 0 if @gfn never had any.
  */
 static inline unsigned long kvm_mem_attrs_get(struct kvm_mem_attrs *ma,
 					      unsigned long gfn)
@@ -135,39 +141,42 @@ static inline unsigned long kvm_mem_attrs_get(struct kvm_mem_attrs *ma,
  * @start: returns the first gfn of the extent
  * @last: returns the last gfn of the extent, inclusive
  *
- * All gfns of the extent have the attributes of @gfn.  It is the maximal run of
- * blocks around @gfn, or, in a block with more than one value, where no large
- * page is possible, @gfn alone.
+ * All gfns of the extent have the attributes of @gfn.  If the block of @gfn has
+ * one value, the extent is the maximal run of blocks around @gfn.  If the block
+ * has more than one value, no large page is possible and the extent is @gfn
+ * alone.
  *
- * Context: any in which rcu_read_lock() is allowed.
+ * Context: any context in which rcu_read_lock() is allowed.
  */
 void kvm_mem_attrs_extent(struct kvm_mem_attrs *ma, unsigned long gfn,
 			  unsigned long *start, unsigned long *last);
 
 /**
- * kvm_mem_attrs_run() - Find a run that starts at a gfn.
+ * kvm_mem_attrs_run() - Find the run that starts at a gfn.
  * @ma: the store
  * @start: first gfn of the run
- * @last: where to stop looking, inclusive, at least @start
+ * @last: gfn at which to stop looking, inclusive, at least @start
  * @attrs: returns the attributes of @start
  *
- * Context: any in which rcu_read_lock() is allowed.  With the writers' lock
- * the answer is a snapshot, and the longest run there is.  Without it the run
- * may end early, and gfns that are being changed may be as before or as after.
+ * If the caller holds the writers' lock, the result is a snapshot and the
+ * longest possible run.  Without that lock the run may end early, and a gfn
+ * that a writer is changing counts with either its old or its new attributes.
+ *
+ * Context: any context in which rcu_read_lock() is allowed.
  * Return: the last gfn, at most @last, up to which all gfns have @attrs.
  */
 unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
 				unsigned long last, unsigned long *attrs);
 
 /**
- * kvm_mem_attrs_uniform() - Check that a whole range has some attributes.
+ * kvm_mem_attrs_uniform() - Check that a whole range has certain attributes.
  * @ma: the store
  * @start: first gfn of the range
  * @last: last gfn of the range, inclusive
- * @mask: the attributes to look at
- * @attrs: what they shall be
+ * @mask: the attributes to check
+ * @attrs: the expected value of these attributes
  *
- * Context: the writers' lock is held.
+ * Context: the caller holds the writers' lock.
  * Return: true if (attributes & @mask) == @attrs for every gfn of the range.
  */
 bool kvm_mem_attrs_uniform(struct kvm_mem_attrs *ma, unsigned long start,
@@ -175,18 +184,18 @@ bool kvm_mem_attrs_uniform(struct kvm_mem_attrs *ma, unsigned long start,
 			   unsigned long attrs);
 
 /**
- * kvm_mem_attrs_prepare() - Allocate all that a change of a range needs.
+ * kvm_mem_attrs_prepare() - Allocate everything that a change of a range needs.
  * @ma: the store
- * @op: the change; to be ended by commit() or abort(), with no other change of
- *	@ma in between
+ * @op: the change; the caller must finish it with kvm_mem_attrs_commit() or
+ *	kvm_mem_attrs_abort() before it prepares another change of @ma
  * @start: first gfn of the range
  * @last: last gfn of the range, inclusive
- * @attrs: the attributes that the gfns get, in %KVM_MEM_ATTRS_MASK
+ * @attrs: the attributes that the gfns get, within %KVM_MEM_ATTRS_MASK
  *
- * The attributes are the same before and after.
+ * The attributes of all gfns stay the same.
  *
- * Context: the writers' lock is held.  May sleep.
- * Return: 0, or -ENOMEM, after which @op is to be dropped.
+ * Context: the caller holds the writers' lock.  May sleep.
+ * Return: 0, or -ENOMEM, in which case there is nothing to commit or abort.
  */
 int kvm_mem_attrs_prepare(struct kvm_mem_attrs *ma, struct kvm_mem_attrs_op *op,
 			  unsigned long start, unsigned long last,
@@ -196,25 +205,26 @@ int kvm_mem_attrs_prepare(struct kvm_mem_attrs *ma, struct kvm_mem_attrs_op *op,
  * kvm_mem_attrs_commit() - Make a prepared change.
  * @op: the change
  *
- * Context: the writers' lock is held.  May sleep, doesn't fail.
+ * Context: the caller holds the writers' lock.  May sleep.  Can't fail.
  */
 void kvm_mem_attrs_commit(struct kvm_mem_attrs_op *op);
 
 /**
- * kvm_mem_attrs_abort() - Give a prepared change up.
+ * kvm_mem_attrs_abort() - Drop a prepared change.
  * @op: the change
  *
- * Context: the writers' lock is held.  May sleep, doesn't fail.
+ * Context: the caller holds the writers' lock.  May sleep.  Can't fail.
  */
 void kvm_mem_attrs_abort(struct kvm_mem_attrs_op *op);
 
 /**
- * kvm_mem_attrs_usage() - Count what the store holds.
+ * kvm_mem_attrs_usage() - Count the contents of the store.
  * @ma: the store
  * @usage: returns the counts
  *
- * Context: the writers' lock is held.  May sleep; the time is that of a walk
- * of the whole tree.
+ * Walks the whole tree.
+ *
+ * Context: the caller holds the writers' lock.  May sleep.
  */
 void kvm_mem_attrs_usage(struct kvm_mem_attrs *ma,
 			 struct kvm_mem_attrs_usage *usage);

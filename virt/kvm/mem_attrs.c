@@ -2,79 +2,89 @@
 /*
  * The store of a VM's memory attributes
  *
- * KVM keeps for each gfn a few attributes (today: private or shared) and must
- * know, when it maps a large page, that all gfns under it have the same ones.
- * Both are read from one structure; there is no second copy to keep true.
+ * KVM keeps a few attributes for each gfn (today: private or shared).  Before
+ * KVM maps a large page it must know that all gfns under the page have the same
+ * attributes.  One structure answers both questions, so there is no second copy
+ * to keep in sync.
  *
  * Structure
  * ---------
- * Guest-physical memory is cut into blocks, aligned and of the size of the
- * smallest large page (2 MiB where pages have 4 KiB).  A maple tree, indexed by
- * gfn, maps every gfn to one of:
+ * The store divides guest-physical memory into aligned blocks.  A block has the
+ * size of the smallest large page: 2 MiB where a page has 4 KiB.  A maple tree,
+ * indexed by gfn, maps every gfn to one of:
  *
- *   a value   a run of whole blocks, all gfns of which have these attributes;
- *             no entry at all is such a run, too, of gfns without attributes
- *   a leaf    one block whose gfns differ: a bitmap for each attribute
+ *   a value   The gfn is in a run of whole blocks, and all gfns of the run have
+ *             these attributes.  If a gfn has no entry at all, it is in a run
+ *             of blocks without attributes.
+ *   a leaf    The gfn is in a block whose gfns differ.  The leaf covers this
+ *             one block, with a bitmap for each attribute.
  *
  *    gfn 0x000     0x200     0x400              0x1000
  *        |  leaf   |  leaf   |  PRIVATE         |  (nothing) ...
  *        +---------+---------+------------------+-----------
  *         pp.pp....  ......pp
  *
- * Invariants, at every moment but between prepare and commit or abort:
+ * Two invariants hold at every moment, except between prepare and the commit or
+ * abort that follows it:
  *
- *   - runs begin and end at block boundaries, and neighbouring runs differ;
- *   - a leaf covers exactly one block and holds at least two values.
+ *   - A run begins and ends at a block boundary, and neighbouring runs differ.
+ *   - A leaf covers exactly one block and holds at least two values.
  *
  * So a large page of one block is possible exactly where the entry isn't a
- * leaf, and a larger one where a single run covers it.  A VM takes at most one
- * leaf and one entry for each block, however its guest fragments it, and the
- * structure depends on the attributes alone, not on how they came about.
+ * leaf, and a larger page is possible where a single run covers it.  A VM takes
+ * at most one leaf and one entry for each block, no matter how the guest
+ * fragments the block.  The structure depends only on the attributes, not on
+ * the changes that led to them.
  *
  * Changing a range
  * ----------------
- * The blocks in the middle become one run, merged with its neighbours.  The
- * first and the last block, where the range covers them in part, end up mixed,
- * and are changed in their leaf, or uniform, and join the run.  So a change is
- * at most two leaves, new or not, and one run.  All it needs is there before
+ * The blocks in the middle of the range become one run, which merges with equal
+ * neighbours.  If the range covers only a part of its first or last block, the
+ * change either leaves that block mixed and updates its leaf, or makes the
+ * block uniform, and the block joins the run.  So a change takes at most two
+ * leaves, new or existing, and one run.  All memory is allocated before
  * anything changes:
  *
- *   prepare   puts leaves where the ends will be mixed and aren't yet, with
- *             the values that the gfns have, and allocates nodes for the run
- *   commit    writes bits and stores the run; can't fail
- *   abort     folds the leaves that prepare has put; can't fail
+ *   prepare   Makes leaves for those end blocks that are uniform now and will
+ *             be mixed, fills them with the present values, and allocates nodes
+ *             for the run.
+ *   commit    Writes bits and stores the run.  Can't fail.
+ *   abort     Folds the leaves that prepare made.  Can't fail.
  *
- * A new leaf holds one value up to the commit, which breaks an invariant.  A
- * reader sees the same attributes of every gfn as before, and takes the block
- * for mixed, which costs it a large page, until commit or abort.
+ * A new leaf holds one value until the commit, which breaks an invariant.  Until
+ * commit or abort, a reader still sees the old attributes of every gfn and takes
+ * the block for mixed, which only costs it a large page.
  *
  * Concurrency
  * -----------
- * Writers hold a lock of the caller.  Readers hold rcu_read_lock(): tree nodes
- * and leaves are freed a grace period after they were unlinked, and a linked
- * leaf is changed a word at a time.  A reader that runs beside commit sees each
- * gfn before or after the change, and the gfns in no given order.  It follows
- * for a block of which a change covers a part:
+ * Writers hold a lock of the caller.  Readers hold rcu_read_lock(): a writer
+ * frees unlinked tree nodes and leaves only after a grace period, and changes a
+ * linked leaf one word at a time.  A reader that runs concurrently with commit
+ * sees each gfn either before or after the change, and the gfns change in no
+ * particular order.  For a block that the change covers in part, it follows:
  *
- *   - it was uniform: a reader may take it for uniform or mixed;
- *   - it was mixed: a reader that finds it uniform sees its final state.  The
- *     gfns of the change all go to one value.  As long as one of them is
- *     missing the block holds two values, unless all gfns had the same before.
+ *   - If the block was uniform, a reader may take it for uniform or mixed.
+ *   - If the block was mixed and a reader finds it uniform, the reader sees the
+ *     block's final state.  All gfns of the change go to one value.  As long as
+ *     one of them hasn't changed yet, the block holds two values, unless all
+ *     gfns had the same value before.
  *
- * The second needs an attribute to change at once, and so a single one of them
- * (KVM_MEM_ATTRS_NR).  KVM relies on it for the invalidation of large pages.
+ * The second rule is true only if a change affects a single attribute at once,
+ * and KVM_MEM_ATTRS_NR is 1 today.  KVM relies on this rule when it invalidates
+ * large pages (mem_attrs_vm.c).
  *
  * Overflow
  * --------
- * Ranges are given as first and last gfn, inclusive, so that the last gfn there
- * is can be named; a block's last gfn is computed with OR, not by adding.
+ * Functions take the first and the last gfn of a range, inclusive, so that a
+ * range can end at the last gfn of all.  The last gfn of a block is computed
+ * with OR instead of an addition.
  *
  * Glossary
  * --------
  *   block  aligned group of KVM_MEM_ATTRS_BLOCK gfns
  *   run    adjacent gfns with the same attributes
  *   mixed  having gfns with different attributes
- *   fold   to replace a leaf whose gfns are all alike by a part of a run
+ *   fold   to replace a leaf whose gfns are all equal by a part of a run
  */
 #include <linux/bitmap.h>
 #include <linux/export.h>
@@ -132,7 +142,10 @@ static unsigned long leaf_get(const struct kvm_mem_attrs_leaf *leaf,
 	return attrs;
 }
 
-/* Write the bits of [@start, @last], each word once: readers look on. */
+/*
+ * Write the bits of [@start, @last].  Write each word only once, as readers may
+ * look at it meanwhile.
+ */
 static void leaf_set(struct kvm_mem_attrs_leaf *leaf, unsigned long start,
 		     unsigned long last, unsigned long attrs)
 {
@@ -160,7 +173,7 @@ static void leaf_set(struct kvm_mem_attrs_leaf *leaf, unsigned long start,
 	}
 }
 
-/* The last gfn of the run that starts at @start in its block. */
+/* Return the last gfn of the run that starts at @start, within its block. */
 static unsigned long leaf_run(const struct kvm_mem_attrs_leaf *leaf,
 			      unsigned long start, unsigned long attrs)
 {
@@ -177,7 +190,7 @@ static unsigned long leaf_run(const struct kvm_mem_attrs_leaf *leaf,
 		end = min(end, next);
 	}
 
-	/* A reader may meet a writer that has just changed the first bit. */
+	/* A writer may have changed the first bit since the caller read it. */
 	return max(block_start(start) + end - 1, start);
 }
 
@@ -200,9 +213,10 @@ static bool leaf_has(const struct kvm_mem_attrs_leaf *leaf, unsigned long start,
 void kvm_mem_attrs_init(struct kvm_mem_attrs *ma)
 {
 	/*
-	 * ALLOC_RANGE isn't for its gaps.  Without it, an inner node that isn't
-	 * full keeps metadata in its last slot, and mt_destroy_walk(), in RCU
-	 * mode, takes the last child of a full one for that.
+	 * The store doesn't need the gaps that ALLOC_RANGE tracks.  However, without
+	 * this flag an inner node that isn't full keeps metadata in its last
+	 * slot, and mt_destroy_walk(), in RCU mode, mistakes the last child of a
+	 * full inner node for such metadata.
 	 */
 	mt_init_flags(&ma->mt, MT_FLAGS_ALLOC_RANGE | MT_FLAGS_USE_RCU |
 			       MT_FLAGS_LOCK_EXTERN);
@@ -247,13 +261,13 @@ unsigned long kvm_mem_attrs_lookup(struct kvm_mem_attrs *ma, unsigned long gfn,
 
 	*mixed = false;
 
-	/* Most VMs end here. */
+	/* Most VMs have no attributes at all. */
 	if (mtree_empty(&ma->mt))
 		return 0;
 
 	/*
-	 * Only a leaf, which isn't looked into here, needs more protection than
-	 * mtree_load() takes for itself.
+	 * mtree_load() protects itself.  Only a reader that looks into a leaf
+	 * needs rcu_read_lock() beyond that, and lookup_in_leaf() takes it.
 	 */
 	entry = mtree_load(&ma->mt, gfn);
 	if (entry_to_leaf(entry))
@@ -293,8 +307,9 @@ unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
 	rcu_read_lock();
 	for (;;) {
 		/*
-		 * From the root each time: beside a writer mas_next_range() may
-		 * skip entries, or find no node in a tree that had some.
+		 * Walk from the root each time: while a writer changes the
+		 * tree, mas_next_range() may skip entries, or may find no node
+		 * in a tree that had some.
 		 */
 		mas_set(&mas, gfn);
 		entry = mas_walk(&mas);
@@ -343,7 +358,7 @@ bool kvm_mem_attrs_uniform(struct kvm_mem_attrs *ma, unsigned long start,
 	return same;
 }
 
-/* Take the neighbours of [@start, @last] in, that have the same value. */
+/* Extend [@start, @last] over neighbouring runs with the same value. */
 static void merge_neighbours(struct kvm_mem_attrs *ma, void *entry,
 			     unsigned long *start, unsigned long *last)
 {
@@ -362,8 +377,8 @@ static void merge_neighbours(struct kvm_mem_attrs *ma, void *entry,
 }
 
 /*
- * Make a leaf of the block of @gfn, all of which has the value of @entry.  No
- * gfn changes.  Returns NULL if there is no memory for it.
+ * Make a leaf for the block of @gfn, in which all gfns have the value of @entry.
+ * No gfn changes its attributes.  Return NULL if there is no memory.
  */
 static struct kvm_mem_attrs_leaf *leaf_make(struct kvm_mem_attrs *ma,
 					    unsigned long gfn, void *entry)
@@ -376,7 +391,7 @@ static struct kvm_mem_attrs_leaf *leaf_make(struct kvm_mem_attrs *ma,
 		return NULL;
 
 	leaf_set(leaf, block_start(gfn), block_last(gfn), entry_to_value(entry));
-	/* mas_store_gfp() would try first without charging anyone. */
+	/* mas_store_gfp() would try first without charging the memory. */
 	if (mas_preallocate(&mas, leaf, GFP_KERNEL_ACCOUNT)) {
 		kfree(leaf);
 		return NULL;
@@ -387,7 +402,7 @@ static struct kvm_mem_attrs_leaf *leaf_make(struct kvm_mem_attrs *ma,
 	return leaf;
 }
 
-/* Undo leaf_make(): the gfns of @leaf, at the block of @gfn, are all alike. */
+/* Undo leaf_make() for the block of @gfn: all gfns of @leaf are equal. */
 static void leaf_fold(struct kvm_mem_attrs *ma, unsigned long gfn,
 		      struct kvm_mem_attrs_leaf *leaf)
 {
@@ -398,8 +413,8 @@ static void leaf_fold(struct kvm_mem_attrs *ma, unsigned long gfn,
 	merge_neighbours(ma, entry, &start, &last);
 	mas_set_range(&mas, start, last);
 	/*
-	 * The tree was as small a moment ago, and giving the memory back must
-	 * not fail for want of some.
+	 * The tree has been this small before, and folding a leaf, which gives
+	 * memory back, must not fail for lack of memory.
 	 */
 	mas_preallocate(&mas, entry, GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
 	mas_store_prealloc(&mas, entry);
@@ -416,9 +431,9 @@ static void drop_new_leaves(struct kvm_mem_attrs_op *op)
 }
 
 /*
- * Will the block of @gfn, which is at an end of the change, be mixed?  It will
- * if a gfn of it that the change doesn't cover has other attributes.  @entry
- * is what the block has now.
+ * Return true if the change will leave the block of @gfn, at one end of the
+ * change, mixed.  That is so if the block has a gfn that the change doesn't cover
+ * and that has other attributes.  @entry is the block's present entry.
  */
 static bool will_be_mixed(struct kvm_mem_attrs_op *op, unsigned long gfn,
 			  void *entry)
@@ -437,8 +452,8 @@ static bool will_be_mixed(struct kvm_mem_attrs_op *op, unsigned long gfn,
 }
 
 /*
- * See to the block of @gfn, at an end of the change.  If it will be mixed,
- * @leaf is the leaf that it has or gets, or else NULL.
+ * Prepare the block of @gfn, at one end of the change.  If the block will be
+ * mixed, set @leaf to its present leaf or to a new one.
  */
 static int prepare_end(struct kvm_mem_attrs_op *op, unsigned long gfn,
 		       struct kvm_mem_attrs_leaf **leaf, bool *new)
@@ -457,7 +472,7 @@ static int prepare_end(struct kvm_mem_attrs_op *op, unsigned long gfn,
 	return *leaf ? 0 : -ENOMEM;
 }
 
-/* Allocate what it takes to store the run, with its equal neighbours. */
+/* Allocate the nodes to store the run, merged with its equal neighbours. */
 static int prepare_run(struct kvm_mem_attrs_op *op, unsigned long start,
 		       unsigned long last)
 {
@@ -491,7 +506,7 @@ int kvm_mem_attrs_prepare(struct kvm_mem_attrs *ma, struct kvm_mem_attrs_op *op,
 	if (r)
 		goto undo;
 
-	/* What is left in the middle, if anything is, becomes the run. */
+	/* The blocks between the mixed ends, if there are any, become the run. */
 	first_block = (start >> KVM_MEM_ATTRS_BLOCK_SHIFT) + !!op->head;
 	last_block = (last >> KVM_MEM_ATTRS_BLOCK_SHIFT) - !!op->tail;
 	op->has_run = first_block <= last_block;
@@ -505,7 +520,7 @@ undo:
 	return r;
 }
 
-/* The leaves that the run of @op will replace, as a list. */
+/* Return a list of the leaves that the run of @op will replace. */
 static struct kvm_mem_attrs_leaf *list_dead_leaves(struct kvm_mem_attrs_op *op)
 {
 	MA_STATE(mas, &op->ma->mt, op->mas.index, op->mas.index);
@@ -530,7 +545,10 @@ static void store_run(struct kvm_mem_attrs_op *op)
 
 	mas_store_prealloc(&op->mas, value_to_entry(op->attrs));
 
-	/* No reader finds them any more; those that did may still read bits. */
+	/*
+	 * No new reader finds these leaves.  Readers that have found one before
+	 * may still read its bits.
+	 */
 	while ((leaf = dead)) {
 		dead = leaf->next_dead;
 		op->ma->nr_leaves--;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KVM_GET_MEMORY_ATTRIBUTES and KVM_SET_MEMORY_ATTRIBUTES_LIST.  What they do
- * is described in include/uapi/linux/kvm_mem.h, how conversions work in
- * mem_attrs_vm.c.
+ * KVM_GET_MEMORY_ATTRIBUTES and KVM_SET_MEMORY_ATTRIBUTES_LIST, as described in
+ * include/uapi/linux/kvm_mem.h.  mem_attrs_vm.c describes how conversions work.
  */
 #include <linux/cleanup.h>
 #include <linux/kvm_host.h>
@@ -12,7 +11,7 @@
 
 #include "mem_attrs_vm.h"
 
-/* Bounds the time of one call, and the memory it copies the list to. */
+/* Bounds the time of one call, and the memory for its copy of the list. */
 #define MAX_LIST_ENTRIES	4096
 
 int kvm_check_extension_mem_attributes(struct kvm *kvm, long cap)
@@ -32,7 +31,7 @@ static bool is_zero(const void *p, size_t size)
 	return !memchr_inv(p, 0, size);
 }
 
-/* The run at @addr, in a range of @size bytes from there. */
+/* Return the run at @addr, within @size bytes from there. */
 static struct kvm_memory_attributes run_at(struct kvm *kvm, u64 addr, u64 size)
 {
 	gfn_t last = ((addr + size) >> PAGE_SHIFT) - 1;
@@ -90,7 +89,7 @@ int kvm_vm_ioctl_get_mem_attributes(struct kvm *kvm, void __user *argp)
 	return copy_to_user(argp, &get, sizeof(get)) ? -EFAULT : 0;
 }
 
-/* Check all entries; @done counts those that are good. */
+/* Check all entries.  @done returns the number of good entries before a bad one. */
 static int check_list(struct kvm *kvm, const struct kvm_memory_attributes *attrs,
 		      struct kvm_mem_attrs_range *r, u32 nr, u32 *done)
 {
@@ -146,7 +145,7 @@ int kvm_vm_ioctl_set_mem_attributes_list(struct kvm *kvm, void __user *argp)
 	if (!list.nr || list.nr > MAX_LIST_ENTRIES)
 		return -EINVAL;
 
-	/* If the result can't be told, it is better to know that now. */
+	/* Fail now, before anything is set, if @done can't be written. */
 	list.done = 0;
 	if (put_user(list.done, &ulist->done))
 		return -EFAULT;

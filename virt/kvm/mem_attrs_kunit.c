@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests of the memory attribute store, with the kernel's own maple tree,
- * allocators and lockdep.  The long comparison with an oracle, and failing
- * allocations, are in tools/testing/kvm_mem.
+ * KUnit tests of the memory attribute store.  They run with the kernel's own
+ * maple tree, allocators and lockdep.  tools/testing/kvm_mem has longer tests,
+ * which compare the store with an oracle and make allocations fail.
  */
 #include <kunit/test.h>
 #include <linux/cleanup.h>
@@ -15,10 +15,10 @@
 #define ARENA	(4 * BLOCK)
 #define P	KVM_MEMORY_ATTRIBUTE_PRIVATE
 
-/* A store with a lock as in struct kvm, and what its pages should have. */
+/* A store, with a lock as in struct kvm, and the expected attributes of pages. */
 struct mem_attrs_test {
 	struct kvm_mem_attrs ma;
-	struct mutex lock;	/* the writers' */
+	struct mutex lock;	/* the writers' lock */
 	unsigned long base;
 	u8 page[ARENA];
 };
@@ -53,7 +53,7 @@ static void set(struct kunit *test, unsigned long start, unsigned long last,
 	struct kvm_mem_attrs_op op;
 	int r;
 
-	/* An assertion that fails would keep the lock. */
+	/* Assert only after the unlock: a failing assertion doesn't return. */
 	scoped_guard(mutex, &t->lock) {
 		r = kvm_mem_attrs_prepare(&t->ma, &op, t->base + start,
 					  t->base + last, attrs);
@@ -64,7 +64,7 @@ static void set(struct kunit *test, unsigned long start, unsigned long last,
 	memset(t->page + start, attrs, last - start + 1);
 }
 
-/* The first page that has not what it should; ARENA if there is none. */
+/* Return the first page with wrong attributes, or ARENA if there is none. */
 static unsigned long first_wrong_page(struct mem_attrs_test *t)
 {
 	unsigned long i;
@@ -94,7 +94,7 @@ static void check(struct kunit *test)
 
 static void mem_attrs_test_ends(struct kunit *test)
 {
-	/* The last gfn that an ioctl can name, and the last that fits a long. */
+	/* The arena ends at the last gfn of an ioctl, or at the last gfn of all. */
 	static const unsigned long bases[] = {
 		0, BIT(64 - PAGE_SHIFT) - ARENA, 0UL - ARENA
 	};
@@ -115,7 +115,7 @@ static void mem_attrs_test_ends(struct kunit *test)
 	}
 }
 
-/* Two pages of a block change, one comes back: the block is mixed as before. */
+/* If two pages of a block change and one changes back, the block is mixed. */
 static void mem_attrs_test_one_of_two_back(struct kunit *test)
 {
 	struct mem_attrs_test *t = test->priv;

@@ -2,8 +2,8 @@
 /*
  * Setting the memory attributes of a VM
  *
- * A conversion has three parties: the store (mem_attrs.c), the mappings that
- * vCPUs made of the old kind of memory, and faults that are making new ones.
+ * A conversion concerns the store (mem_attrs.c), the mappings that vCPUs made of
+ * the old kind of memory, and the faults that are making new mappings.
  *
  *   conversion, under slots_lock         fault of a vCPU
  *   ----------------------------         ---------------
@@ -17,23 +17,25 @@
  *                                             than a block: is it one run?
  *                                        F6   map
  *
- * A fault on a gfn that C1 adds: if F4 comes before C1, C1 zaps what F6 maps.
- * If F4 comes between C1 and C4, the fault is retried.  If it comes after C4,
- * either F1 does too, and so F2 sees C3 (both are ordered by mmu_lock), or
- * mmu_invalidate_seq has changed and the fault is retried.
+ * Take a fault on a gfn that C1 adds.  If F4 comes before C1, C1 zaps the mapping
+ * that F6 makes.  If F4 comes between C1 and C4, the fault is retried.  If F4
+ * comes after C4, there are two cases.  Either F1 comes after C4 as well, and F2
+ * sees C3, since mmu_lock orders both.  Or mmu_invalidate_seq has changed since
+ * F1, and the fault is retried.
  *
- * A fault on another gfn may map a large page over gfns of the conversion.
- * Large pages begin and end at multiples of their size, so it is one that holds
- * the first or the last gfn.  If all of it had the same attributes before, C1
- * adds it as a whole, and the argument above holds.  If it was mixed, and F4
- * comes between C1 and C4, F2 and F5 found it mixed or, if C3 was done with it,
- * found what C3 wants (mem_attrs.c, "Concurrency"): then a large page is right,
- * for the old mappings are gone since C2.
+ * A fault on another gfn may map a large page over gfns of the conversion.  Large
+ * pages begin and end at multiples of their size, so such a page holds the first
+ * or the last gfn of the conversion.  If all gfns of the page had the same
+ * attributes before, C1 adds the whole page, and the argument above holds.  If
+ * the page was mixed and F4 comes between C1 and C4, then F2 and F5 found either
+ * that the page is mixed, or, if C3 was done with the page, its final attributes
+ * (mem_attrs.c, "Concurrency").  In the latter case the large page is right, as
+ * C2 has removed the old mappings.
  *
- * A list of ranges is one conversion: C1 covers all of them, C3 changes one
- * after the other.  On its way from one range to the next a large page may be
- * uniform and then mixed again, so C1 adds the large pages at the ends as a
- * whole, whatever they were.
+ * A list of ranges is one conversion: C1 covers all of them, and C3 changes one
+ * range after the other.  Between two ranges a large page may become uniform and
+ * then mixed again, so C1 adds the large pages at the ends as a whole, whether
+ * they are mixed or not.
  */
 #include <linux/debugfs.h>
 #include <linux/kvm_host.h>
@@ -67,9 +69,9 @@ static bool has_attributes(struct kvm *kvm, const struct kvm_mem_attrs_range *r)
 }
 
 /*
- * The largest page around @gfn that could be mapped now, by its attributes.
- * To be asked before prepare, which puts leaves into blocks that a fault may
- * have found to be uniform.
+ * Find the largest page around @gfn that could be mapped now, by its attributes.
+ * Call this before prepare, which makes leaves for blocks that a fault may have
+ * found to be uniform.
  */
 static void largest_page(struct kvm *kvm, gfn_t gfn, gfn_t *start, gfn_t *end)
 {
@@ -110,8 +112,9 @@ static bool zap_in_slots(struct kvm *kvm, struct kvm_memslots *slots,
 }
 
 /*
- * C1 and C2: from here on no vCPU uses a mapping of the old kind, or makes one
- * in [@start, @end), which includes the ranges.
+ * C1 and C2.  When this returns, no vCPU uses a mapping of the old kind of memory
+ * in the ranges, and no vCPU makes a new mapping in [@start, @end), which includes
+ * the ranges, until invalidate_end().
  */
 static void invalidate_begin(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
 			     unsigned long nr, gfn_t start, gfn_t end)
@@ -124,7 +127,7 @@ static void invalidate_begin(struct kvm *kvm, const struct kvm_mem_attrs_range *
 
 	KVM_MMU_LOCK(kvm);
 	kvm_mmu_invalidate_begin(kvm);
-	/* All is added before the first zap, which may drop the lock. */
+	/* Add everything before the first zap, which may drop the lock. */
 	kvm_mmu_invalidate_range_add(kvm, start, end);
 	for (i = 0; i < nr; i++)
 		for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
@@ -141,7 +144,7 @@ static void invalidate_end(struct kvm *kvm)
 	KVM_MMU_UNLOCK(kvm);
 }
 
-/* One range: memory first, so that -ENOMEM comes before any guest notices. */
+/* Get the memory first, so that -ENOMEM comes before KVM zaps anything. */
 static int set_one(struct kvm *kvm, const struct kvm_mem_attrs_range *r)
 {
 	struct kvm_mem_attrs_op op;
@@ -166,7 +169,10 @@ static int set_one(struct kvm *kvm, const struct kvm_mem_attrs_range *r)
 	return 0;
 }
 
-/* Several: what one needs depends on those before, so they go in turn. */
+/*
+ * Prepare and commit one range after the other, as the memory that a range needs
+ * depends on the ranges before it.
+ */
 static int set_many(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
 		    unsigned long nr, unsigned long *done)
 {
@@ -220,7 +226,7 @@ int kvm_mem_attrs_check_range(struct kvm *kvm,
 			      const struct kvm_memory_attributes *attrs,
 			      struct kvm_mem_attrs_range *r)
 {
-	/* The store, like the calls that KVM makes of it, has longs. */
+	/* The store keeps attributes as longs. */
 	BUILD_BUG_ON(sizeof(attrs->attributes) != sizeof(r->attributes));
 	BUILD_BUG_ON(KVM_MEM_ATTRS_MASK != KVM_MEMORY_ATTRIBUTE_PRIVATE);
 
@@ -262,7 +268,7 @@ void kvm_mem_attrs_init_vm(struct kvm *kvm)
 
 void kvm_mem_attrs_destroy_vm(struct kvm *kvm)
 {
-	/* Nobody else is there; the store wants to see its lock held. */
+	/* The VM has no other user.  The store asserts that its lock is held. */
 	guard(mutex)(&kvm->slots_lock);
 	kvm_mem_attrs_destroy(&kvm->mem_attrs);
 }

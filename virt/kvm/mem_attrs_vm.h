@@ -6,10 +6,10 @@
 #include <linux/kvm_types.h>
 
 /**
- * struct kvm_mem_attrs_range - gfns and the attributes they shall get
+ * struct kvm_mem_attrs_range - a range of gfns, and the attributes they get
  * @start: first gfn
  * @end: gfn after the last one
- * @attributes: of kvm_supported_mem_attributes()
+ * @attributes: bits of kvm_supported_mem_attributes()
  */
 struct kvm_mem_attrs_range {
 	gfn_t start;
@@ -24,20 +24,21 @@ void kvm_mem_attrs_create_vm_debugfs(struct kvm *kvm);
 
 /**
  * kvm_supported_mem_attributes() - Get the attributes that memory can have.
- * @kvm: the VM, or NULL for what some VM could have
+ * @kvm: the VM, or NULL to ask for any VM
  *
- * Return: KVM_MEMORY_ATTRIBUTE_* bits, 0 if this VM has no such thing.
+ * Return: KVM_MEMORY_ATTRIBUTE_* bits, or 0 if the VM has no attributes.
  */
 u64 kvm_supported_mem_attributes(struct kvm *kvm);
 
 /**
  * kvm_mem_attrs_check_range() - Check a range that userspace gave.
  * @kvm: the VM
- * @attrs: what userspace gave, in bytes
- * @r: returns the same, in gfns
+ * @attrs: the range from userspace, in bytes
+ * @r: returns the range in gfns
  *
- * Return: 0, or -EINVAL for flags, attributes that the VM doesn't support, no
- * size, an address or a size not of whole pages, or an end at or above 2^64.
+ * Return: 0, or -EINVAL if the flags aren't 0, if the VM doesn't support the
+ * attributes, if the size is 0, if the address or the size isn't a multiple of
+ * the page size, or if the end is at or above 2^64.
  */
 int kvm_mem_attrs_check_range(struct kvm *kvm,
 			      const struct kvm_memory_attributes *attrs,
@@ -46,12 +47,12 @@ int kvm_mem_attrs_check_range(struct kvm *kvm,
 /**
  * kvm_vm_set_mem_attributes() - Set the attributes of ranges, in their order.
  * @kvm: the VM
- * @r: the ranges, which may overlap: the last one holds
- * @nr: how many ranges, at least one
- * @done: returns how many ranges were set; what follows is as it was
+ * @r: the ranges; if they overlap, the last one holds
+ * @nr: number of ranges, at least one
+ * @done: returns the number of ranges that were set; the others are as they were
  *
- * All mappings of the ranges are gone before the first one changes, with one
- * TLB flush.
+ * KVM removes all mappings of the ranges before it changes the first one, with
+ * one TLB flush.
  *
  * Context: takes slots_lock and mmu_lock.  May sleep.
  * Return: 0, or -ENOMEM.

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * Guest memory of KVM: what the kvm-mem series adds to <linux/kvm.h>.
+ * Guest memory of KVM: additions to <linux/kvm.h>
  *
- * Capabilities start at 1000 and ioctls at 0xf0, which no kernel up to 7.3
- * uses.  Documentation/virt/kvm/memory-attributes.rst shows them in use.
+ * Capabilities start at 1000 and ioctls at 0xf0, which no kernel up to 7.3 uses.
+ * Documentation/virt/kvm/memory-attributes.rst has an overview and an example.
  */
 #ifndef _UAPI_LINUX_KVM_MEM_H
 #define _UAPI_LINUX_KVM_MEM_H
@@ -11,68 +11,88 @@
 #include <linux/kvm.h>
 
 /*
- * KVM_GET_MEMORY_ATTRIBUTES is there for this VM: KVM_CHECK_EXTENSION of a VM
- * returns the attributes that it reports, as KVM_CAP_MEMORY_ATTRIBUTES does.
+ * The VM has KVM_GET_MEMORY_ATTRIBUTES.  KVM_CHECK_EXTENSION on a VM returns the
+ * attributes that the ioctl reports, as KVM_CAP_MEMORY_ATTRIBUTES does.
  */
 #define KVM_CAP_GET_MEMORY_ATTRIBUTES		1000
 
 /*
- * KVM_SET_MEMORY_ATTRIBUTES_LIST is there for this VM: KVM_CHECK_EXTENSION of
- * a VM returns the largest &struct kvm_memory_attributes_list.nr.
+ * The VM has KVM_SET_MEMORY_ATTRIBUTES_LIST.  KVM_CHECK_EXTENSION on a VM returns
+ * the largest &struct kvm_memory_attributes_list.nr.
  */
 #define KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST	1001
 
 /*
- * KVM_CREATE_VM of arm64 takes KVM_VM_TYPE_ARM_SW_PROTECTED in a VM's type,
- * beside the size of its IPA space: memory of such a VM can be private, backed
- * by a guest_memfd.  See Documentation/virt/kvm/arm/private-memory.rst.
+ * If KVM_CAP_ARM_SW_PROTECTED_VM is not 0, KVM_CREATE_VM on arm64 accepts
+ * KVM_VM_TYPE_ARM_SW_PROTECTED, or-ed to the size of the IPA space.  Memory of
+ * such a VM can be private.  See Documentation/virt/kvm/arm/private-memory.rst.
  */
 #define KVM_CAP_ARM_SW_PROTECTED_VM		1002
 #define KVM_VM_TYPE_ARM_SW_PROTECTED		(1UL << 30)
 
 /*
- * KVM_ENABLE_CAP of a VM of arm64 with args[0] of 1: hardware (FEAT_HAFDBS), not
- * a fault, notes the first write to a page whose dirty bit was cleared since, or
- * that was mapped by a read.  KVM_GET_DIRTY_LOG collects what it noted;
- * KVM_CLEAR_DIRTY_LOG clears only what was collected.  Guests of a guest, and huge
- * mappings that can't be split, go on with faults.  With args[0] of 0 faults tell
- * of all again; what was written till then is in the log.  It can be switched at
- * any time, repeatedly.  The rest of args is 0.  See
- * Documentation/virt/kvm/dirty-log.rst.
+ * Let hardware of arm64 (FEAT_HAFDBS) note the first write to a clean page, so
+ * that the write takes no fault.  A page is clean once its dirty bit is cleared,
+ * when logging begins without KVM_DIRTY_LOG_INITIALLY_SET, and when a read maps it
+ * while its memslot is logging.
+ * Documentation/virt/kvm/dirty-log.rst explains how a VMM uses this.
  *
- * KVM_CHECK_EXTENSION returns 1 if all CPUs that there can be have come online,
- * and have it; 0 in protected mode, or with an erratum of one of them.
+ * KVM_CHECK_EXTENSION returns 1 if hardware can do this for a VM, otherwise 0.
+ * Every possible CPU must have come online, have the feature, and have no erratum
+ * that KVM knows to break it.  In protected mode KVM returns 0.
  *
- * Errors: EINVAL for other arguments, or where KVM_CHECK_EXTENSION returns 0;
- * EBUSY to turn it on for a VM with a dirty ring.  Where a ring is enabled after
- * it, it has no effect.
+ * KVM_ENABLE_CAP of a VM turns it on if args[0] is 1, and off if args[0] is 0.
+ * flags and the other args must be 0.  A VMM may do so at any time and repeatedly,
+ * also while vCPUs run and memslots are logging.  It is off in a new VM.  The call
+ * waits for other calls that change memslots or read or clear the dirty log.
+ *
+ * While it is on, KVM_GET_DIRTY_LOG also reports the pages that hardware made
+ * dirty.  As always, a bit of the log stands for a page of the host's page size.
+ * KVM_CLEAR_DIRTY_LOG does not collect: a page that hardware made dirty after the
+ * last KVM_GET_DIRTY_LOG stays dirty for the next one.  Nested guests, and huge
+ * mappings that cannot be split, go on with faults.
+ *
+ * Turning it on changes no mapping.  A page that is writable then is left to
+ * hardware once its dirty bit is cleared; a page that is read-only then takes one
+ * more fault before that.
+ *
+ * When it is turned off, the log has all pages that hardware made dirty as soon as
+ * the call returns.  From then on each first write takes a fault.
+ *
+ * Errors of KVM_ENABLE_CAP: EINVAL if an argument is not as above, or if
+ * KVM_CHECK_EXTENSION returns 0; EBUSY if args[0] is 1 and the VM has a dirty ring.
+ * If a dirty ring is enabled later, this capability has no effect.
  */
 #define KVM_CAP_ARM_HW_DIRTY			1003
 
 /**
- * struct kvm_get_memory_attributes - for KVM_GET_MEMORY_ATTRIBUTES
+ * struct kvm_get_memory_attributes - argument of KVM_GET_MEMORY_ATTRIBUTES
  * @address: guest-physical address to begin at, in bytes, a multiple of the
- *	     page size.  Returns where to go on: the end of the last run.
- * @size: bytes to report, a multiple of the page size, not 0.  Returns what is
- *	  left: 0 when all of it was reported.
+ *	     page size.  Returns the end of the last reported run, at which the
+ *	     next call can go on.
+ * @size: number of bytes to report, a multiple of the page size, not 0.  Returns
+ *	  the number of bytes left to report: 0 if the call reported everything.
  * @runs: userspace address of an array of &struct kvm_memory_attributes
- * @nr: entries that the array has room for, not 0.  Returns how many were
- *	written.
+ * @nr: number of entries that the array has room for, not 0.  Returns the number
+ *	of entries that the call wrote.
  * @flags: 0
  * @reserved: 0
  *
- * Reports the attributes of guest memory as runs: entries in ascending order,
- * without gaps, that together are what the call reports.  Neighbours differ in
- * attributes, so memory that has one kind throughout is one entry.  Entries
- * have flags of 0: they can go to KVM_SET_MEMORY_ATTRIBUTES or
- * KVM_SET_MEMORY_ATTRIBUTES_LIST, of this or of another VM, as they are.
+ * Reports the attributes of guest memory as runs.  The entries are in ascending
+ * order and without gaps, and neighbours have different attributes, so memory
+ * of one kind is one entry.  The flags of each entry are 0.  Userspace can pass
+ * the entries as they are to KVM_SET_MEMORY_ATTRIBUTES or
+ * KVM_SET_MEMORY_ATTRIBUTES_LIST, of this VM or of another one.
  *
- * One call is a snapshot.  Between two calls another thread may convert memory.
+ * One call is a snapshot.  Another thread may convert memory between two calls.
+ * A call that a signal interrupts may report less than the array has room for,
+ * and at least one run.
  *
- * Errors: EINVAL for a non-zero @flags or @reserved, an @address or a @size not
- * of whole pages, an end at or above 2^64, @size or @nr of 0; EFAULT for a bad
- * address, after which the array may have been written in part and this
- * structure is as it was; EOPNOTSUPP for a VM without attributes.
+ * Errors: EINVAL if @flags or @reserved isn't 0, if @address or @size isn't a
+ * multiple of the page size, if the end is at or above 2^64, or if @size or @nr
+ * is 0.  EFAULT if an address can't be read or written; this structure is as it
+ * was, and the array may have been written in part.  EOPNOTSUPP if the VM has no
+ * attributes, i.e. KVM_CAP_MEMORY_ATTRIBUTES is 0.
  */
 struct kvm_get_memory_attributes {
 	__u64 address;
@@ -87,24 +107,25 @@ struct kvm_get_memory_attributes {
 	_IOWR(KVMIO, 0xf0, struct kvm_get_memory_attributes)
 
 /**
- * struct kvm_memory_attributes_list - for KVM_SET_MEMORY_ATTRIBUTES_LIST
+ * struct kvm_memory_attributes_list - argument of KVM_SET_MEMORY_ATTRIBUTES_LIST
  * @ranges: userspace address of an array of &struct kvm_memory_attributes
- * @nr: entries of the array, from 1 to what
- *	KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST returns
- * @done: returns how many entries were set, counted from the first
+ * @nr: number of entries in the array, from 1 to the value of
+ *	KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST
+ * @done: returns the number of entries that were set, counted from the first
  * @flags: 0
  * @pad: 0
  * @reserved: 0
  *
- * Does what KVM_SET_MEMORY_ATTRIBUTES does for each entry, in their order, with
- * one TLB flush for all.  Entries may overlap; the last one holds.  All entries
- * are checked before the first one is set.
+ * Does the same as KVM_SET_MEMORY_ATTRIBUTES for each entry, in the order of the
+ * array, with one invalidation and one TLB flush for all entries.  If entries
+ * overlap, the last one holds.  KVM checks all entries before it sets the first.
  *
- * Errors: EINVAL for non-zero @flags, @pad or @reserved, and for an @nr out of
- * range; EINVAL for an entry that KVM_SET_MEMORY_ATTRIBUTES would refuse, when
- * nothing is set and @done is the index of that entry; ENOMEM when memory ran
- * out after @done entries, which stay set; EFAULT for a bad address, when nothing
- * is set; EOPNOTSUPP for a VM without attributes.
+ * Errors: EINVAL if @flags, @pad or @reserved isn't 0, or if @nr is out of range.
+ * EINVAL if KVM_SET_MEMORY_ATTRIBUTES would refuse an entry; nothing is set, and
+ * @done is the index of that entry.  ENOMEM if there was no memory for the entry
+ * at @done; the entries before it stay set, and the others are as they were.
+ * EFAULT if an address can't be read or written; nothing is set.  EOPNOTSUPP if
+ * the VM has no attributes.
  */
 struct kvm_memory_attributes_list {
 	__u64 ranges;

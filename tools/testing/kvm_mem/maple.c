@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The kernel's maple tree in userspace, without its own tests' hooks. */
+/* The kernel's maple tree in userspace, without the hooks of its own tests. */
 #include "shared.h"
 #include <linux/bug.h>
 #include <linux/init.h>

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The store of memory attributes against an oracle of one byte a page
+ * Compare the store of memory attributes with an oracle of one byte a page
  *
- * Each variant of the store (Makefile) goes through the same cases.  After each
- * step the attributes of every page of a small arena are compared, and the
- * structure is checked against its invariants (virt/kvm/mem_attrs.c).
+ * Each variant of the store (see the Makefile) runs the same cases.  After each
+ * step the test compares the attributes of every page of a small arena with the
+ * oracle, and checks the invariants that virt/kvm/mem_attrs.c lists.  In a large
+ * arena it compares the pages only after some of the steps.
  */
 #include <assert.h>
 #include <errno.h>
@@ -17,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* White box: the cases look into leaves. */
+/* Include the source, as the cases look into leaves. */
 #include "../../../virt/kvm/mem_attrs.c"
 
 void maple_tree_init(void);
@@ -34,7 +35,7 @@ static long max_seconds = 60;
 static uint64_t rng_state = 88172645463325252ull;
 static unsigned int test_nr;
 
-/* A store, its arena and the oracle: what each page of the arena has. */
+/* A store, its arena, and the oracle: the attributes of each page. */
 struct world {
 	struct kvm_mem_attrs ma;
 	unsigned long base;
@@ -88,7 +89,7 @@ static void world_destroy(struct world *w)
 		fail("%ld objects leaked", slab_live());
 }
 
-/* The invariants, and that nothing outside of the arena has an entry. */
+/* Check the invariants of the tree's entries, and the count of leaves. */
 static void check_structure(struct world *w)
 {
 	MA_STATE(mas, &w->ma.mt, 0, 0);
@@ -141,7 +142,7 @@ static void check_extent(struct world *w, unsigned long gfn)
 	}
 	if (start > b || last < block_last(gfn))
 		fail("extent of %lx is %lx-%lx, less than its block", gfn, start, last);
-	/* As far as the arena reaches it is right, and as large as can be. */
+	/* The extent must be right within the arena, and as large as possible. */
 	for (i = 0; i < ARENA; i++) {
 		unsigned long g = w->base + i;
 
@@ -157,7 +158,10 @@ static void check_extent(struct world *w, unsigned long gfn)
 		fail("extent %lx-%lx of %lx could go on", start, last, gfn);
 }
 
-/* Compare all pages of the arena and its neighbours, by get() and by run(). */
+/*
+ * Compare all pages of the arena with the oracle, by get() and by run().  The
+ * pages next to the arena must have no attributes.
+ */
 static void check_pages(struct world *w)
 {
 	unsigned long i, last, attrs, end;
@@ -223,9 +227,10 @@ static void set(struct world *w, unsigned long start, unsigned long last,
 }
 
 /*
- * A change, where each allocation in turn fails, once and from then on.  The
- * old state must hold, in structure too, and the change must go through in the
- * end.  The number of failures is returned.
+ * Make a change after each of its allocations has failed in turn: first each
+ * allocation and all after it, then each one alone.  After each failure the old
+ * attributes and the old structure must be there.  In the end the change must
+ * succeed.  Return the number of failed attempts.
  */
 static int set_with_failures(struct world *w, unsigned long start,
 			     unsigned long last, unsigned long attrs)
@@ -255,7 +260,7 @@ static int set_with_failures(struct world *w, unsigned long start,
 	return failed;
 }
 
-/* Large ranges would make a small tree of every large one. */
+/* Usually below 2: frequent large ranges would keep the tree small. */
 static unsigned long random_below_often_few(unsigned long n)
 {
 	return rng_below(rng_below(512) ? min(n, 2UL) : n);
@@ -273,7 +278,7 @@ static void random_range(unsigned long *start, unsigned long *last)
 		*start = block + rng_below(BLOCK);
 		*last = *start + rng_below(block + BLOCK - *start);
 		break;
-	case 2:	/* a block, and some that follow */
+	case 2:	/* a block, and some blocks that follow */
 		*start = block;
 		*last = block + random_below_often_few(ARENA_BLOCKS - block / BLOCK) *
 			BLOCK + BLOCK - 1;
@@ -309,7 +314,7 @@ static void random_steps(unsigned long base, long steps, time_t until)
 		else
 			set(&w, base + start, base + last, attrs);
 		height = max(height, mt_height(&w.ma.mt));
-		/* All pages of a large arena are too much for each step. */
+		/* Checking all pages of a large arena at each step takes too long. */
 		if (ARENA <= 100 || !(step & 63))
 			check(&w);
 		else
@@ -327,7 +332,7 @@ static void random_steps(unsigned long base, long steps, time_t until)
 static const unsigned long bases[] = {
 	0,				/* gfn 0 */
 	(1UL << 40) - 3 * BLOCK,	/* across a boundary of every level */
-	0UL - ARENA,			/* the last gfn there is */
+	0UL - ARENA,			/* up to the last gfn of all */
 };
 
 static void case_random(void)
@@ -369,7 +374,7 @@ static void case_whole_space(void)
 	    kvm_mem_attrs_get(&w.ma, ULONG_MAX) != P ||
 	    !kvm_mem_attrs_uniform(&w.ma, 0, ULONG_MAX, ~0UL, P))
 		fail("the whole space isn't private");
-	/* A hole at each end, then back. */
+	/* Make a hole at each end, then clear everything. */
 	assert(!kvm_mem_attrs_prepare(&w.ma, &op, ULONG_MAX, ULONG_MAX, 0));
 	kvm_mem_attrs_commit(&op);
 	assert(!kvm_mem_attrs_prepare(&w.ma, &op, 0, 0, 0));
@@ -386,7 +391,7 @@ static void case_whole_space(void)
 	world_destroy(&w);
 }
 
-/* The classic mistake: A and B of a block go, B comes back, A is still gone. */
+/* A classic mistake: pages A and B of a block change, then only B changes back. */
 static void case_classic(void)
 {
 	static const struct {
@@ -423,7 +428,7 @@ static void case_classic(void)
 	}
 }
 
-/* Splitting and re-uniting leaves the store as small as it was. */
+/* After it is split and reunited, the store is as small as it was. */
 static void case_reunite(void)
 {
 	struct kvm_mem_attrs_usage before, after;
@@ -452,7 +457,7 @@ static void case_reunite(void)
 	world_destroy(&w);
 }
 
-/* Trees of every number of entries, so that each node is full when it's freed. */
+/* Free trees of every number of entries, so that some have full nodes. */
 static void case_free_every_size(void)
 {
 	unsigned long n, i, max_blocks = min(ARENA_BLOCKS, 300);
@@ -489,8 +494,8 @@ static void case_abort(void)
 }
 
 /*
- * Readers beside a writer.  @seq is odd while a change is on its way; @before
- * and @after are the arena's states of that change.
+ * Readers run concurrently with a writer.  @seq is odd during a commit; @before
+ * and @after are the states of the arena before and after this change.
  */
 static struct {
 	struct world w;
@@ -527,7 +532,7 @@ static void *race_reader(void *arg)
 		attrs = kvm_mem_attrs_get(&race.w.ma, gfn);
 		kvm_mem_attrs_extent(&race.w.ma, gfn, &start, &last);
 		run_last = kvm_mem_attrs_run(&race.w.ma, gfn, ARENA - 1, &run);
-		/* Of a run, only what changes now may be otherwise. */
+		/* In a run, only pages that change now may have other attributes. */
 		for (g = gfn; g <= run_last; g++)
 			if (race.before[g] == race.after[g] && race.before[g] != run)
 				break;
@@ -561,11 +566,11 @@ static void case_race(void)
 	world_init(&race.w, 0);
 	for (i = 0; i < ARRAY_SIZE(reader); i++)
 		pthread_create(&reader[i], NULL, race_reader, (void *)(i + 1));
-	/* On a busy machine it may take a while until they meet. */
+	/* On a busy machine it may take a while until a reader meets the writer. */
 	while (time(NULL) < until ||
 	       (!uatomic_read(&race.seen) && time(NULL) < until + 30)) {
 		random_range(&start, &last);
-		/* One attribute at a time changes at once: the others stay. */
+		/* A change affects only one attribute, the others stay 0. */
 		attrs = rng_below(2) ? P : 0;
 		memcpy(race.before, race.w.page, ARENA);
 		oracle_set(&race.w, start, last, attrs);
@@ -595,7 +600,7 @@ static const struct {
 	{ "an empty store",				case_empty },
 	{ "the whole space, and holes at its ends",	case_whole_space },
 	{ "two pages of a block, one comes back",	case_classic },
-	{ "split and re-united, as small as before",	case_reunite },
+	{ "split and reunited, as small as before",	case_reunite },
 	{ "trees of every size are freed",		case_free_every_size },
 	{ "abort leaves nothing",			case_abort },
 	{ "readers beside a writer",			case_race },

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Allocators for the pure cores in userspace: malloc(), so that the address
- * sanitizer watches each object, and failures on demand.
+ * The kernel's allocators in userspace.  They get each object from the C library,
+ * so that the address sanitizer watches it, and they fail on demand.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +24,7 @@ bool slab_fail_once;
 long slab_failures;
 static long live;
 
-/* tools/testing/shared wants these. */
+/* The code in tools/testing/shared needs these. */
 int nr_allocated;
 int preempt_count;
 int test_verbose;

@@ -3,19 +3,22 @@
 #
 # usage: check-model.sh [DIR]
 #
-# Has spin search all states of dirty_log.pml, as it is and in its variants, in
-# DIR or a temporary directory. Prints KTAP: a row fails where spin finds a
+# Lets spin search all states of dirty_log.pml, as it is and in its variants, in
+# DIR or a temporary directory. Prints KTAP: a row fails if spin finds a
 # counter-example and should not, or finds none and should.
 set -u
 
-model=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/dirty_log.pml
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tools/testing/selftests/kselftest/ktap_helpers.sh
+. "$here/../../selftests/kselftest/ktap_helpers.sh"
+model=$here/dirty_log.pml
 dir=${1-}
 if [ -z "$dir" ]; then
 	dir=$(mktemp -d)
 	trap 'rm -rf "$dir"' EXIT
 fi
 
-# What is defined, and whether a write may be lost.
+# The result to expect ("lost": a write may be lost), and what to define.
 variants=(
 	"safe"
 	"safe RING"
@@ -45,7 +48,7 @@ variants=(
 	"lost HW PROTECT_UNASKED"
 )
 
-# search NAME DEFINE...: fails if the search was not one of all states.
+# search NAME DEFINE...: fails unless the search covered all states.
 search() {
 	local out=$dir/$1
 	shift
@@ -60,12 +63,9 @@ search() {
 		grep -q '^State-vector' "$out/pan.log"
 }
 
-echo "KTAP version 1"
-echo "1..${#variants[@]}"
-n=0
-failed=0
+ktap_print_header
+ktap_set_plan "${#variants[@]}"
 for variant in "${variants[@]}"; do
-	n=$((n + 1))
 	read -r expected defines <<<"$variant"
 	name=${defines// /+}
 	name=${name:-protocol}
@@ -83,10 +83,9 @@ for variant in "${variants[@]}"; do
 	fi
 	states=$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' "$log" 2>/dev/null)
 	if [ "$found" = "$expected" ]; then
-		echo "ok $n $name # $found, ${states:-no} states"
+		ktap_test_pass "$name: $found, ${states:-no} states"
 	else
-		failed=1
-		echo "not ok $n $name # $found instead of $expected"
+		ktap_test_fail "$name: $found instead of $expected"
 	fi
 done
-exit $failed
+ktap_finished

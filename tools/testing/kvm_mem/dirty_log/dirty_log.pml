@@ -1,40 +1,40 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The protocol of the dirty log, for spin: one page, two vCPUs that write to it,
- * KVM that writes to it for a guest, and a thread that migrates it.
+ * The protocol of the dirty log, for spin: one page, two vCPUs that write to the
+ * page, KVM that writes to it for a guest, and a thread that migrates it.
  *
- * What has to hold: once all writers have stopped, and the last round is over,
+ * The requirement is: once all writers have stopped, and the last round is over,
  * the copy has what was written last.  Documentation/virt/kvm/dirty-log.rst
- * describes the steps, and which barriers make them steps in this order: each is
- * what others see of it, so that a missing barrier is another order here.
+ * describes the steps, and the barriers that keep them in this order.  A step here
+ * is what others see of it, so that a missing barrier is another order here.
  *
- * Each of these takes a step out, or puts one elsewhere, and must yield a
+ * Each of these definitions takes a step out, or moves one, and must yield a
  * counter-example ("check-model.sh" runs all of them):
  *
- *   NO_RETRY		who protects doesn't look again at an entry that changed
- *   NO_FLUSH		TLBs keep what they have
+ *   NO_RETRY		P does not look again at an entry that changed
+ *   NO_FLUSH		TLBs keep their entries
  *   COPY_FIRST		userspace copies before TLBs are invalidated
  *   PROTECT_FIRST	the bit is cleared after the page is protected
  *   MARK_FIRST		a fault sets the bit before the entry is writable
- *   NO_MAP_BARRIER	the two are seen in any order
- *   NO_DATA_BARRIER	so are KVM's own write and its bit
+ *   NO_MAP_BARRIER	others see these two in any order
+ *   NO_DATA_BARRIER	others see KVM's own write and its bit in any order
  *   NO_MARK		a fault doesn't set the bit
- *   NO_COLLECT		page tables are not asked, with HW
- *   NO_ZAP_MARK	who takes an entry away doesn't tell what it knew, with HW
- *   ZAP_STORE		or reads first what it knew, and then takes it away
- *   ZAP_UNLOCKED	or tells after page tables were asked
- *   OFF_FORGETS	what hardware knew is lost when it is turned off, with HW
- *   PROTECT_UNASKED	a page is protected whose bit was not set, with HW
+ *   NO_COLLECT		KVM does not read the page tables, with HW
+ *   NO_ZAP_MARK	an unmap forgets that the entry was dirty, with HW
+ *   ZAP_STORE		or reads the entry first, and then takes it away
+ *   ZAP_UNLOCKED	or sets the bit without mmu_lock, after a collect
+ *   OFF_FORGETS	turning hardware off forgets dirty entries, with HW
+ *   PROTECT_UNASKED	P protects a page whose bit was not set, with HW
  *
- * and these are other kinds of log, with the same protocol:
+ * These definitions select other kinds of log, with the same protocol:
  *
  *   RING		a flag for each vCPU instead of one bit
  *   PML		no faults: the CPU sets the dirty state of an entry, and
  *			notes the page in a buffer, which KVM empties at exits
- *   HW			the CPU sets the dirty state of an entry, and KVM asks the
- *			page tables for it.  The host takes the entry away once;
- *			one of the CPUs can't do it, and takes faults; it can be
- *			turned off.  Without KVM's own writes
+ *   HW			the CPU sets the dirty state of an entry, and KVM reads it
+ *			from the page tables.  The host takes the entry away once.
+ *			One of the CPUs lacks the feature, and takes faults.  The
+ *			VMM can turn the feature off.  Without KVM's own writes
  */
 
 #ifndef WRITES
@@ -44,7 +44,7 @@
 #define ROUNDS	2	/* of the migration, before the last one */
 #endif
 #define VCPUS	2
-#define KVM	VCPUS	/* whose bit KVM sets, with RING */
+#define KVM	VCPUS	/* the flag that KVM sets, with RING */
 
 #define NONE	0	/* in a TLB: nothing, or read-only */
 #define WRITE	1	/* writable; with PML and HW, dirty as well */
@@ -53,8 +53,8 @@ byte memory;		/* the page, as a number of the write */
 byte copy;
 byte last;		/* the number of the last write */
 bool logged;		/* the entry: writable, or dirty with PML and HW */
-bool other;		/* and a permission that has nothing to do with it; with
-			   HW, DBM: the CPU may set the former by itself */
+bool other;		/* an unrelated permission of the entry; with HW, DBM:
+			   the CPU may set "logged" by itself */
 byte tlb[VCPUS];
 bool noted[VCPUS];	/* with PML: in the buffer of the vCPU */
 byte stopped;
@@ -62,7 +62,7 @@ byte stopped;
 #ifdef HW
 bool on = true;		/* pages are made clean, and not read-only */
 byte walking;		/* mmu_lock is held for read */
-bool zapping;		/* and for write */
+bool zapping;		/* mmu_lock is held for write */
 #define LOCK_SHARED	atomic { !zapping -> walking++ };
 #define UNLOCK_SHARED	walking--
 #else
@@ -81,7 +81,7 @@ bool dirty;
 
 #define WRITE_MEMORY	last++; memory = last
 
-/* The entry from (was_logged, was_other), if it is still so. */
+/* Change the entry, if it still is (was_logged, was_other). */
 #define CMPXCHG(new_logged, new_other)					\
 	atomic {							\
 		if							\
@@ -94,7 +94,7 @@ bool dirty;
 
 #define READ_ENTRY	d_step { was_logged = logged; was_other = other }
 
-/* One vCPU after the other; it is over when all are done with what they had. */
+/* Flush one vCPU after the other.  It ends when all have dropped their entries. */
 inline flush()
 {
 #ifdef NO_FLUSH
@@ -105,7 +105,7 @@ inline flush()
 #endif
 }
 
-/* A fault, as far as the log knows of it.  It need not succeed. */
+/* The part of a fault that matters to the log.  The fault need not succeed. */
 inline write_fault(who)
 {
 	READ_ENTRY;
@@ -152,7 +152,7 @@ inline locked_write_fault(who)
 	fi
 }
 
-/* A fault that replaces the entry: locks it, invalidates TLBs, makes another. */
+/* A fault replaces the entry: it locks it, invalidates TLBs, and makes another. */
 inline map_anew()
 {
 	LOCK_SHARED
@@ -184,7 +184,7 @@ inline other_fault()
 	CMPXCHG(was_logged, true)
 }
 
-/* The CPU does these by itself; TLBs are invalidated in between or not at all. */
+/* The CPU does these steps by itself; TLB invalidations come in between or never. */
 proctype vcpu(byte me)
 {
 	byte writes = 0;
@@ -228,7 +228,7 @@ proctype vcpu(byte me)
 	stopped++
 }
 
-/* Emulation, a paravirtual page, an ITS table: by the address of the host. */
+/* KVM writes by the hva: emulation, a paravirtual page, an ITS table. */
 proctype kvm()
 {
 #ifdef NO_DATA_BARRIER
@@ -286,7 +286,7 @@ inline protect()
 }
 
 #ifdef HW
-/* What KVM_GET_DIRTY_LOG does first; the page stays dirty. */
+/* The first step of KVM_GET_DIRTY_LOG; the page stays dirty. */
 inline collect()
 {
 	LOCK_SHARED
@@ -297,7 +297,7 @@ inline collect()
 	UNLOCK_SHARED
 }
 
-/* Hardware shall find no more; slots_lock is held. */
+/* Turn hardware's part off; slots_lock is held. */
 inline turn_off()
 {
 	atomic { !walking && !zapping -> on = false };
@@ -397,7 +397,7 @@ proctype migration()
 	assert(copy == memory)
 }
 
-/* Logging has just begun, with everything dirty: what is writable may still be. */
+/* Logging has just begun, and everything is dirty.  The page may still be writable. */
 init
 {
 	atomic {

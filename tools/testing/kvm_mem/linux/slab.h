@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The kernel's allocators, with failures on demand: see ../slab.c */
+/* Declarations of ../slab.c, the kernel's allocators with failures on demand. */
 #ifndef _KVM_MEM_SLAB_H
 #define _KVM_MEM_SLAB_H
 
 #include <urcu.h>
 #include "../../../include/linux/slab.h"
 
-/* Allocations to let pass before they fail; negative: never. */
+/* Number of allocations that succeed before they fail; if negative, none fails. */
 extern long slab_fail_after;
-/* Only one fails, the next ones pass. */
+/* If true, only one allocation fails, and the next ones succeed. */
 extern bool slab_fail_once;
-/* Allocations that have failed. */
+/* Number of allocations that have failed. */
 extern long slab_failures;
-/* Objects that are allocated now. */
+/* Return the number of objects that are allocated now. */
 long slab_live(void);
 
 #define kmalloc_size_roundup(size)	(size)

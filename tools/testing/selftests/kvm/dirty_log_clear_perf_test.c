@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What clearing the dirty log costs, and costs a vCPU meanwhile.
+ * Measure what a clear of the dirty log costs the caller, and a vCPU meanwhile.
  *
- * Prints one figure a line: name, value, unit.  It calls nothing that an
- * unpatched kernel doesn't have, so that two kernels can be compared.
+ * The test prints one figure a line: name, value, unit.  It requires no ioctl that
+ * an unpatched kernel lacks, so that two kernels can be compared.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -35,11 +35,11 @@ static int seconds = 3;
 
 static struct {
 	uint64_t pages, psz;
-	uint64_t nr_writes;	/* of a sweep */
-	bool random;		/* to pages anywhere, instead of one after the other */
-	bool timed;		/* write until told to stop, and take the time */
+	uint64_t nr_writes;	/* in a sweep */
+	bool random;		/* write to pages anywhere, instead of in order */
+	bool timed;		/* write until told to stop, and measure the time */
 	bool stop, clearing;
-	uint64_t page;		/* that is written next */
+	uint64_t page;		/* the next one to write to */
 	uint64_t writes;
 	uint64_t nr_samples;
 } shared;
@@ -113,11 +113,11 @@ static void run_on_cpu(int cpu)
 
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
-	/* With one CPU there's nothing to choose. */
+	/* This fails if there is only one CPU, which does no harm. */
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
-/* A VM with a slot of @size whose pages are all mapped, and writable. */
+/* Create a VM with a slot of @size; all its pages are mapped and writable. */
 static void create_vmm(struct vmm *v, uint64_t size)
 {
 	v->vm = __vm_create(VM_SHAPE(VM_MODE_DEFAULT), 1, size / psz);
@@ -144,7 +144,7 @@ static void free_vmm(struct vmm *v)
 	free(v->mask);
 }
 
-/* From now on every page is dirty. */
+/* Restart logging, so that every page is dirty. */
 static void restart_log(struct vmm *v)
 {
 	vm_mem_region_set_flags(v->vm, SLOT, 0);
@@ -179,7 +179,7 @@ static const struct {
 	{ "sparse", 1 },
 };
 
-/* Of pages that are dirty and writable, with no vCPU that runs. */
+/* Clear pages that are dirty and writable, while no vCPU runs. */
 static void bench_clear(uint64_t size)
 {
 	int64_t cost, cleared, faults;
@@ -205,7 +205,7 @@ static void bench_clear(uint64_t size)
 static const struct {
 	const char *name;
 	bool random;
-	int every;		/* one write for so many pages */
+	int every;		/* one write for this many pages */
 } writers[] = {
 	{ "seq", false, 1 },
 	{ "random", true, 16 },
@@ -217,8 +217,8 @@ static void print_round(const char *writer, const char *what, bool hw, int64_t n
 }
 
 /*
- * What it costs to learn of writes, from faults or (@hw) from hardware: a write;
- * to ask for all pages of the slot; to clear what was written, a page of that.
+ * Measure what it costs to learn of writes, from faults or (@hw) from hardware: for
+ * a write, for a GET of the whole slot, and for the clear of a written page.
  */
 static void bench_round(uint64_t size, int w, bool hw)
 {
@@ -299,8 +299,8 @@ static void print_stalls(struct vmm *v, const char *what, int mib)
 
 /*
  * Take pages away that the vCPU will write to next, so that it takes faults of
- * both kinds: on pages that are write-protected, which x86 has a fast path for,
- * and on pages that are not mapped.
+ * both kinds: on write-protected pages, which x86 handles in a fast path, and on
+ * pages that are not mapped.
  */
 static void drop_ahead(struct vmm *v, uint64_t page)
 {
@@ -309,7 +309,7 @@ static void drop_ahead(struct vmm *v, uint64_t page)
 	madvise(addr_gpa2hva(v->vm, BASE + first * psz), AHEAD * psz, MADV_DONTNEED);
 }
 
-/* What else is done must not be in the sample that is being taken. */
+/* Wait for the current sample to end, so that it contains nothing but the clear. */
 static void end_sampling(typeof(shared) *guest)
 {
 	uint64_t before;
@@ -319,7 +319,7 @@ static void end_sampling(typeof(shared) *guest)
 		sched_yield();
 }
 
-/* Clears beside the vCPU; without @clears, all but those. */
+/* Clear beside the vCPU; without @clears, do the same except the clears. */
 static void bench_beside(int mib, bool clears)
 {
 	uint64_t end;

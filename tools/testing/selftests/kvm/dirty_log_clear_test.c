@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Clearing the dirty log: no write is lost, no page too many is protected, and
- * bad input changes nothing.
+ * Test that clearing the dirty log loses no write, protects no other pages, and
+ * that bad input changes nothing.
  *
- * A copy is kept of memory that vCPUs write to, by the rules of live migration:
- * what is reported dirty is cleared, then copied.  Once the vCPUs stop, what is
- * reported last is copied, and every byte has to be there.  The pages are few and
- * the vCPUs more than one, so that clearing meets faults on the very same page.
+ * The test keeps a copy of memory that vCPUs write to, by the rules of live
+ * migration: it clears the pages that KVM reports, then copies them.  Once the
+ * vCPUs have stopped, it copies the pages of the last report, and compares every
+ * byte.  There are few pages and more than one vCPU, so that a clear meets faults
+ * on the very same page.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -40,10 +41,10 @@
 #define OTHER_BASE	(BASE + SZ_1G)
 #define NR_VCPUS	2
 #define RING_ENTRIES	4096
-/* Writes of a vCPU before it lets others run, where there's one CPU. */
+/* Writes of a vCPU before it lets others run, in case there is only one CPU. */
 #define BATCH		64
 
-/* What guests call, where pages are made executable when they are. */
+/* The instruction that guests call, if stage 2 makes pages executable on demand. */
 #define RET_INSN	0xd65f03c0
 #ifdef __aarch64__
 #define CALLS		true
@@ -73,8 +74,9 @@ static uint64_t next_random(uint64_t *seed)
 }
 
 /*
- * Write to some pages in a row, and call the "ret" that each begins with: right
- * after the fault that makes it writable comes one that makes it executable.
+ * Write to some pages in a row, and call the "ret" at the start of each page.  The
+ * fault that makes a page executable follows right after the one that makes it
+ * writable.
  */
 static void guest_random(uint64_t id)
 {
@@ -110,7 +112,7 @@ static void guest_write_pattern(uint64_t pattern, uint64_t value)
 	}
 }
 
-/* Once there is memory, read each page, then write to it. */
+/* Wait until the memory is there, then read each page and write to it. */
 static void guest_read_write(uint64_t id)
 {
 	uint64_t i, count = 1;
@@ -128,7 +130,7 @@ static void guest_read_write(uint64_t id)
 	}
 }
 
-/* Write to every page once a run, to those of the pattern first. */
+/* Write to every page once a run, first to the pages of the pattern. */
 static void guest_sweep(uint64_t id)
 {
 	uint64_t count = 0;
@@ -149,9 +151,9 @@ struct mode {
 	enum how how;
 	bool all_set;		/* bits are set when logging begins */
 	bool split;		/* huge pages are split when they are cleared */
-	bool calm;		/* many writes to a page, all cleared each time, no more */
+	bool calm;		/* many writes to a page; each round only clears all */
 	bool hw;		/* hardware notes first writes (KVM_CAP_ARM_HW_DIRTY) */
-	bool toggle;		/* now and then, and not in the last round */
+	bool toggle;		/* switch hw now and then; off in the last round */
 	enum vm_mem_backing_src_type memory;
 	int units;		/* of 64 pages, or huge pages */
 };
@@ -169,7 +171,7 @@ struct vmm {
 };
 
 static atomic_bool stop;
-static atomic_long batches;	/* that vCPUs have ended */
+static atomic_long batches;	/* number of batches that vCPUs have ended */
 
 static bool ring_supported(void)
 {
@@ -178,7 +180,7 @@ static bool ring_supported(void)
 }
 
 #ifdef __aarch64__
-/* That can only be said while there's no memslot. */
+/* The chunk size can only be set while there is no memslot. */
 static void enable_split(struct kvm_vm *vm)
 {
 	struct kvm_userspace_memory_region2 *slot = &memslot2region(vm, 0)->region;
@@ -210,7 +212,7 @@ static void set_up_log(struct kvm_vm *vm, const struct mode *m)
 		vm_enable_cap(vm, KVM_CAP_ARM_HW_DIRTY, 1);
 }
 
-/* Skip the test that @fmt names if something is not there that the mode needs. */
+/* Skip the test that @fmt names if the host lacks something that the mode needs. */
 static bool __printf(2, 3) skipped(const struct mode *m, const char *fmt, ...)
 {
 	const char *why;
@@ -350,7 +352,7 @@ static void copy_pages(struct vmm *v, const unsigned long *bits)
 			copy_page(v, page);
 }
 
-/* Clear some of what is reported, in some part of the slot; all with @all. */
+/* Clear some reported pages, in some part of the slot; all of them with @all. */
 static void round_clear(struct vmm *v, bool all)
 {
 	uint64_t words = v->pages / BITS_PER_LONG, first = 0, n = words, i, r;
@@ -385,13 +387,13 @@ static int harvest(struct vmm *v, struct kvm_vcpu *vcpu, int max)
 
 	for (n = 0; n < max; n++, vcpu->fetch_index++) {
 		entry = &vcpu->dirty_gfns[vcpu->fetch_index % RING_ENTRIES];
-		/* The entry is whole; pairs with smp_wmb() in kvm_dirty_ring_push(). */
+		/* Read a whole entry; pairs with smp_wmb() in kvm_dirty_ring_push(). */
 		if (smp_load_acquire(&entry->flags) != KVM_DIRTY_GFN_F_DIRTY)
 			break;
 		TEST_ASSERT(entry->slot == SLOT && entry->offset < v->pages,
 			    "Page %llu of slot %u in the ring", entry->offset, entry->slot);
 		__set_bit(entry->offset, v->log);
-		/* It was read; pairs with kvm_dirty_gfn_harvested(). */
+		/* Return it after reading it; pairs with kvm_dirty_gfn_harvested(). */
 		smp_store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
 	}
 	return n;
@@ -426,8 +428,9 @@ static void round_of(struct vmm *v, bool all)
 }
 
 /*
- * Take pages away.  What is anonymous is zero after it, which is our own write;
- * what is not is as before, and what is known of it must not go with it.
+ * Take pages away.  Anonymous pages are zero afterwards, which counts as a write of
+ * the test itself.  Other pages keep their data, and KVM must not forget that they
+ * are dirty.
  */
 static void drop_pages(struct vmm *v, uint64_t unit)
 {
@@ -491,7 +494,7 @@ static int migrate(struct vmm *v, int ms)
 	}
 	if (v->mode->toggle)
 		vm_enable_cap(v->vm, KVM_CAP_ARM_HW_DIRTY, 0);
-	/* A round of a ring may not get to what is behind others. */
+	/* A round may leave entries of a ring that are behind others. */
 	stop_vcpus(v);
 	TEST_ASSERT(batches, "vCPUs have not written anything");
 	round_of(v, true);
@@ -514,7 +517,7 @@ static int migrate(struct vmm *v, int ms)
 static const struct mode race_modes[] = {
 	{ "GET", HOW_GET, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
 	{ "CLEAR", HOW_CLEAR, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
-	/* Writes through the TLB go on in between. */
+	/* Writes go on through the TLB between clears. */
 	{ "CLEAR, few faults", HOW_CLEAR, .calm = true, .memory = VM_MEM_SRC_ANONYMOUS,
 	  .units = 64 },
 	{ "CLEAR, anonymous memory", HOW_CLEAR, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
@@ -559,7 +562,7 @@ static void test_race(const struct mode *m)
 	ksft_test_result(n >= 0, "writes are copied: %s\n", m->name);
 }
 
-/* ---- No page too many --------------------------------------------------- */
+/* ---- No other page is protected --------------------------------------------------- */
 
 static const struct mode exact_modes[] = {
 	{ "pages", HOW_CLEAR, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
@@ -604,8 +607,8 @@ static bool all_dirty(struct vmm *v)
 }
 
 /*
- * Clear the pattern alone, with everything dirty and writable, then see that it
- * is written again; how many faults that was.
+ * Clear only the pattern while all pages are dirty and writable, then let the vCPU
+ * write to all pages again.  Return the number of faults that it takes.
  */
 static int64_t faults_after_clear(struct vmm *v)
 {
@@ -625,7 +628,7 @@ static int64_t faults_after_clear(struct vmm *v)
 	return faults;
 }
 
-/* The same with a ring, where the pattern comes first; what is pushed then. */
+/* The same with a ring, where the pattern comes first; return the new entries. */
 static int64_t pushes_after_reset(struct vmm *v, int64_t cleared)
 {
 	int64_t holes = v->pages - cleared;
@@ -646,7 +649,7 @@ static void test_exact(const struct mode *m, int p)
 
 	area.pattern = patterns[p].word;
 	create_vmm(&v, m, 1, guest_sweep);
-	/* Huge pages, and in any case something, are mapped before. */
+	/* Map the pages, huge ones among them, before logging begins. */
 	sweep_faults(v.vcpus[0]);
 	set_logging(&v, true);
 	sweep_faults(v.vcpus[0]);
@@ -658,7 +661,7 @@ static void test_exact(const struct mode *m, int p)
 		allowed = cleared;
 	} else {
 		faults = faults_after_clear(&v);
-		/* Interrupts of the host are exits too. */
+		/* Allow for exits due to interrupts of the host. */
 		allowed = m->hw ? cleared / 2 : cleared + holes / 8;
 	}
 	free_vmm(&v);
@@ -672,9 +675,9 @@ static void test_exact(const struct mode *m, int p)
 /* ---- No page stays writable unseen --------------------------------------- */
 
 /*
- * Clear all pages, again and again, while the vCPU writes to pages that are not
- * mapped, and makes them executable.  Then there must be none that it can write
- * to without the page being logged.
+ * Clear all pages again and again while the vCPU writes to pages that are not
+ * mapped, and makes them executable.  Afterwards KVM must log every page that the
+ * vCPU writes to.
  */
 static bool chase(struct vmm *v)
 {
@@ -752,8 +755,8 @@ static void write_pattern(struct vmm *v, uint64_t pattern)
 }
 
 /*
- * Write to some pages, ask for the log, write to others between them; then clear
- * everything.  That is the former: the latter are in the next log.
+ * Write to some pages, read the log, write to the pages between them, and clear
+ * everything.  This clears only the former pages; the next log has the latter.
  */
 static void test_uncollected(void)
 {
@@ -831,8 +834,8 @@ static void set_slot(struct vmm *v, struct kvm_userspace_memory_region2 *slot,
 }
 
 /*
- * Create a slot that logs, or move it from elsewhere.  The vCPU waits for it, so
- * that it has written before the ioctl is over.
+ * Create a slot that logs, or move it from elsewhere.  The vCPU waits for the slot,
+ * and writes to it before the ioctl is over.
  */
 static bool create_logging(struct vmm *v, struct kvm_userspace_memory_region2 *slot,
 			   bool move)
@@ -879,7 +882,7 @@ static void test_created(const struct mode *m)
 
 /* ---- Bad input ---------------------------------------------------------- */
 
-/* Slots of 100 pages: one that logs, one that does not; and one of 64. */
+/* Two slots of 100 pages, one of which logs, and a slot that does not exist. */
 #define BAD_PAGES	100
 enum { LOGGED = 20, NOT_LOGGED, ABSENT };
 
@@ -1013,8 +1016,8 @@ static void test_input_ring(void)
 }
 
 /*
- * A CLEAR that stops half way: its bitmap is a page that userfaultfd withholds
- * until the test says "proceed".
+ * A CLEAR that stops half way: userfaultfd withholds the page of its bitmap until
+ * the test sets "proceed".
  */
 static struct {
 	struct kvm_vm *vm;
@@ -1053,8 +1056,8 @@ static void *delete_thread(void *arg)
 }
 
 /*
- * A slot is deleted while a CLEAR of it is under way: the deletion waits until
- * CLEAR is done with the slot.  The next CLEAR finds no slot.
+ * Delete a slot during a CLEAR of it.  The deletion waits until CLEAR is done with
+ * the slot.  The next CLEAR finds no slot.
  */
 static void test_deleted(void)
 {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Memory attributes: KVM_SET_MEMORY_ATTRIBUTES, KVM_GET_MEMORY_ATTRIBUTES and
- * KVM_SET_MEMORY_ATTRIBUTES_LIST, what they refuse, and which large pages KVM
- * maps around memory of both kinds.
+ * KVM_SET_MEMORY_ATTRIBUTES_LIST, the input they refuse, and the large pages that
+ * KVM maps around memory of both kinds.
  *
- * The level of mappings is what KVM tells of the VM (vm_get_large_pages());
- * attributes are compared with an oracle of one byte a page after each step.
+ * KVM's statistics of the VM give the level of mappings (vm_get_large_pages()).
+ * After each step the test compares attributes with an oracle of one byte a page.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -40,7 +40,7 @@
 
 enum guest_op { OP_READ, OP_CONVERT };
 
-/* What the guest shall do next; the host writes it between two runs. */
+/* The pages that the guest reads next.  The host writes this between two runs. */
 static struct guest_cmd {
 	uint64_t gpa[16];
 	int nr;
@@ -288,7 +288,7 @@ static void test_bad_input(void)
 	kvm_vm_free(vm);
 }
 
-/* Can be read, so all of it could be set, but not written: nothing is set. */
+/* The argument can be read but not written: nothing is set. */
 static void test_read_only_argument(void)
 {
 	struct kvm_memory_attributes_list *list;
@@ -307,7 +307,7 @@ static void test_read_only_argument(void)
 	munmap(list, PAGE_SIZE);
 }
 
-/* As many entries as the capability tells, each another page. */
+/* Set as many entries as the capability allows, a different page each. */
 static void test_longest_list(void)
 {
 	static struct kvm_memory_attributes a[4096];
@@ -444,7 +444,7 @@ static void test_oracle(void)
 	kvm_vm_free(vm);
 }
 
-/* What GET returns, LIST of another VM takes. */
+/* LIST on another VM takes the entries that GET returns. */
 static void test_copy_to_another_vm(void)
 {
 	struct kvm_memory_attributes runs[64];
@@ -482,8 +482,9 @@ struct step {
 #define AT(b, n)	((b) * BLOCK + PG(n))
 
 /*
- * Attributes are set in this order, around a slot; then the guest reads the
- * given pages, which are shared, and so many large pages are to be mapped.
+ * The test sets attributes in this order, before or after it adds a slot.  Then
+ * the guest reads the given pages, which are shared, and the test compares the
+ * number of large pages with the expected one.
  */
 static const struct level_case {
 	const char *why;
@@ -829,7 +830,7 @@ static void test_race_for_large_page(void)
 
 static bool stress_stop;
 
-/* What a vCPU knows of its pages: what it wrote, of either kind. */
+/* The values that a vCPU wrote to its pages, of either kind, and their state. */
 static struct {
 	uint32_t wrote[2][STRESS_PAGES];
 	bool is_private[STRESS_PAGES];

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Private memory on arm64: what a VM of type KVM_VM_TYPE_ARM_SW_PROTECTED maps,
- * unmaps, refuses, and how its guest asks for conversions.
+ * Private memory on arm64: which pages KVM maps, unmaps and refuses in a VM of
+ * type KVM_VM_TYPE_ARM_SW_PROTECTED, and how its guest asks for conversions.
  *
- * The guest does what it is told, an operation a run.  To convert memory it
- * makes the calls that Linux makes in a protected guest (MEM_SHARE and
+ * The guest does one operation in each run.  To convert memory it makes the calls that Linux makes in a protected guest (MEM_SHARE and
  * MEM_UNSHARE, drivers/virt/coco/pkvm-guest); the SMCCC filter hands them to
- * this VMM.  What is mapped is read from the dump of the stage-2 page table.
+ * this VMM.  The dump of the stage-2 page table shows which pages are mapped.
  *
- * Sizes are in pages of the host, which may have 4, 16 or 64 KiB.
+ * Sizes are in pages of the host, which may be of 4, 16 or 64 KiB.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -105,7 +104,7 @@ static uint64_t page(int n)
 	return BASE + n * psz;
 }
 
-/* The smallest block: what a page of entries maps. */
+/* Returns the size of the smallest block, which one page of entries maps. */
 static uint64_t block_size(void)
 {
 	return psz / 8 * psz;
@@ -133,7 +132,7 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, int pages)
 	return vm;
 }
 
-/* Make the services of a VMM that converts memory known to the guest. */
+/* Do what a VMM does that offers conversions to its guest. */
 static void handle_hypercall(struct kvm_vcpu *vcpu)
 {
 	uint64_t gpa, ret = SMCCC_RET_SUCCESS;
@@ -256,7 +255,7 @@ static void test_conversion_by_guest(void)
 	for (i = 0; i < 4; i++)
 		TEST_ASSERT_EQ(*(uint64_t *)(hva + i * psz), 0ul);
 
-	/* Share pages 1 and 2: other memory, which the host writes. */
+	/* Share pages 1 and 2: the guest gets other memory, which the host writes. */
 	for (i = 1; i <= 2; i++) {
 		TEST_ASSERT_EQ(do_op(vcpu, OP_SHARE, page(i), 0), 0ul);
 		expect_read(vcpu, page(i), 0);
@@ -268,7 +267,7 @@ static void test_conversion_by_guest(void)
 	expect_read(vcpu, page(0), 0x100);
 	expect_read(vcpu, page(3), 0x103);
 
-	/* Back: what was there, until the VMM takes it away. */
+	/* Back to private: the old contents return, until the VMM drops them. */
 	TEST_ASSERT_EQ(do_op(vcpu, OP_UNSHARE, page(1), 0), 0ul);
 	expect_read(vcpu, page(1), 0x101);
 	punch_hole(gmem, psz, psz);
@@ -283,7 +282,7 @@ static void test_conversion_by_guest(void)
 	munmap(hva, 4 * psz);
 }
 
-/* Each of the three who unmap takes what is its own. */
+/* A conversion, the host and guest_memfd each unmap memory of one kind. */
 static void test_who_unmaps_what(void)
 {
 	struct kvm_vcpu *vcpu;
@@ -292,7 +291,7 @@ static void test_who_unmaps_what(void)
 	char *hva;
 
 	hva = add_slot(vm, 6, &gmem);
-	/* Private are 0, 2 and 4. */
+	/* Pages 0, 2 and 4 are private. */
 	for (i = 0; i < 6; i += 2)
 		vm_mem_set_private(vm, page(i), psz);
 	for (i = 0; i < 6; i++)
@@ -333,7 +332,7 @@ static void test_who_unmaps_what(void)
 	munmap(hva, 6 * psz);
 }
 
-/* A block is mapped where all of it is shared. */
+/* KVM maps a block only where all of it is shared. */
 static void test_block(void)
 {
 	const uint64_t block = block_size();
@@ -386,7 +385,7 @@ static void expect_fault(struct kvm_vcpu *vcpu, enum op op, const char *why)
 		    run->memory_fault.gpa, run->memory_fault.size);
 }
 
-/* Memory that is private, and isn't there, is told of and can be supplied. */
+/* KVM reports private memory that is missing, and the VMM can supply it. */
 static void test_no_memory(void)
 {
 	static const enum op ops[] = { OP_READ, OP_WRITE };
@@ -412,7 +411,7 @@ static void test_no_memory(void)
 	}
 }
 
-/* Dirty logging of a slot without guest_memfd goes on as ever. */
+/* Dirty logging of a slot without guest_memfd works as in every VM. */
 static void test_dirty_log(void)
 {
 	struct kvm_vcpu *vcpu;
@@ -536,7 +535,7 @@ static void test_types_and_caps(void)
 	TEST_ASSERT(vm_check_cap(vm, KVM_CAP_USER_MEMORY2) &&
 		    vm_check_cap(vm, KVM_CAP_PRE_FAULT_MEMORY), "Capabilities are missing");
 
-	/* MTE has no place for tags that the VMM could save. */
+	/* The VMM couldn't save the tags of private pages. */
 	TEST_ASSERT(!vm_check_cap(vm, KVM_CAP_ARM_MTE), "MTE is offered");
 	TEST_ASSERT(__vm_ioctl(vm, KVM_ENABLE_CAP, &mte) == -1 && errno == EINVAL,
 		    "MTE is taken, errno %d", errno);

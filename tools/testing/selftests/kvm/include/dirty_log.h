@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What tests of the dirty log share. */
+/* Helpers that the tests of the dirty log share. */
 #ifndef SELFTEST_KVM_DIRTY_LOG_H
 #define SELFTEST_KVM_DIRTY_LOG_H
 
@@ -11,7 +11,7 @@
 #include "test_util.h"
 #include "ucall_common.h"
 
-/* The statistic of a vCPU that counts its faults; on arm64, all of its exits. */
+/* The vCPU statistic that counts faults; on arm64 it counts all exits. */
 #ifdef __aarch64__
 #define FAULTS		"exits"
 #else
@@ -40,7 +40,7 @@ static inline uint64_t vcpu_faults(struct kvm_vcpu *vcpu)
 	return value;
 }
 
-/* A sweep of the vCPU, which ends with GUEST_SYNC, and the faults that it took. */
+/* Run one sweep of the vCPU, up to its GUEST_SYNC; return the number of faults. */
 static inline int64_t sweep_faults(struct kvm_vcpu *vcpu)
 {
 	uint64_t before = vcpu_faults(vcpu);

@@ -26,7 +26,7 @@ static inline int compare_values(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* The value that @percent of the values are below or equal to; sorts them. */
+/* Sort the values; return the one that @percent of them don't exceed. */
 static inline int64_t percentile(int64_t *v, int n, int percent)
 {
 	qsort(v, n, sizeof(*v), compare_values);
@@ -39,7 +39,7 @@ static inline int64_t median(int64_t *v, int n)
 	return v[n / 2];
 }
 
-/* A figure whose name is @fmt with what follows it. */
+/* Print a figure.  Its name is @fmt with the arguments that follow. */
 static inline void __printf(3, 4) figure(int64_t value, const char *unit,
 					 const char *fmt, ...)
 {

@@ -39,7 +39,7 @@ static inline struct vm_shape sw_protected_shape(void)
 	};
 }
 
-/* The same, with many TiB of guest-physical address space where there are. */
+/* The same, with many TiB of guest-physical address space if possible. */
 static inline struct vm_shape sw_protected_large_shape(void)
 {
 	struct vm_shape shape = sw_protected_shape();
@@ -51,7 +51,7 @@ static inline struct vm_shape sw_protected_large_shape(void)
 	return shape;
 }
 
-/* A file that KVM has for a VM of this process in debugfs. */
+/* Open a file in the debugfs directory of a VM of this process. */
 static inline FILE *vm_open_debugfs(struct kvm_vm *vm, const char *name)
 {
 	char path[128];
