@@ -86,35 +86,37 @@ kbuild() {
 }
 
 # splats LOG: print what in a kernel log lab/splat-policy calls a splat; fails if
-# there is none.
+# there is none. A log that cannot be judged counts as a splat.
 splats() {
-	local policy
-	policy=$(grep -v -e '^#' -e '^!' -e '^$' "$ROOT/lab/splat-policy")
-	tr -d '\r' <"$1" | sed 's/^\[ *[0-9.]*\] //' | grep -E -f <(printf '%s\n' "$policy")
+	! {
+		make -s -C "$ROOT/lab/guest" O="$ROOT/build/lab" "$ROOT/build/lab/scan" &&
+			"$ROOT/build/lab/scan" "$ROOT/lab/splat-policy" "$1"
+	}
 }
 
-# KTAP. ktap_plan N, then N rows, then ktap_end, whose status is the test's.
+# KTAP, as the kernel's own helpers print it. ktap_plan N, then N rows, then
+# ktap_end, which ends the script with the test's status.
 # ktap_case NAME COMMAND... is a row: the command runs in a subshell with
 # errexit on; what it wrote becomes diagnostics when it fails; with status 4
 # it is a skip, for the reason in the last line written.
-ktap_n=0
-ktap_failed=0
-ktap_skipped=0
-
 ktap_plan() {
-	ktap_total=$1
-	printf 'KTAP version 1\n1..%d\n' "$1"
+	local helpers=$ROOT/build/linux/tools/testing/selftests/kselftest/ktap_helpers.sh
+	[ -e "$helpers" ] || "$ROOT/scripts/assemble" >&2
+	# shellcheck source=/dev/null
+	. "$helpers"
+	ktap_print_header
+	ktap_set_plan "$1"
 }
 
 ktap_row() {	# STATUS NAME [REASON]
-	ktap_n=$((ktap_n + 1))
-	progress_end
+	local -
+	set -f	# the helpers do not quote a name
 	case $1 in
-	pass)	printf 'ok %d %s\n' "$ktap_n" "$2" ;;
-	skip)	ktap_skipped=$((ktap_skipped + 1))
-		printf 'ok %d %s # SKIP %s\n' "$ktap_n" "$2" "$3" ;;
-	*)	ktap_failed=$((ktap_failed + 1))
-		printf 'not ok %d %s\n' "$ktap_n" "$2" ;;
+	0)	ktap_test_pass "$2" ;;
+	4)	# ktap_test_skip has no room for the reason.
+		__ktap_test ok "$2" "SKIP $3"
+		KTAP_CNT_SKIP=$((KTAP_CNT_SKIP + 1)) ;;
+	*)	ktap_test_fail "$2" ;;
 	esac
 }
 
@@ -123,28 +125,22 @@ ktap_case() {	# NAME COMMAND...
 	shift
 	log=$(mktemp)
 	if on_terminal; then
-		progress "[$((ktap_n + 1))/$ktap_total] $name"
+		progress "[$KTAP_TESTNO/$KSFT_NUM_TESTS] $name"
 	fi
 	# Not in a condition, where bash ignores errexit.
 	set +e
 	(set -e; "$@") >"$log" 2>&1
 	status=$?
 	set -e
-	case $status in
-	0)	ktap_row pass "$name" ;;
-	4)	ktap_row skip "$name" "$(tail -n 1 "$log")" ;;
-	*)	progress_end
-		sed 's/^/# /' "$log"
-		ktap_row fail "$name" ;;
-	esac
+	progress_end
+	[ $status = 0 ] || [ $status = 4 ] || sed 's/^/# /' "$log"
+	ktap_row $status "$name" "$(tail -n 1 "$log")"
 	rm -f "$log"
 }
 
 ktap_end() {
-	printf '# Totals: pass:%d fail:%d xfail:0 xpass:0 skip:%d error:0\n' \
-		"$((ktap_n - ktap_failed - ktap_skipped))" "$ktap_failed" "$ktap_skipped"
-	if [ "$ktap_n" != "$ktap_total" ]; then
-		die "planned $ktap_total rows, ran $ktap_n"
+	if [ $((KTAP_TESTNO - 1)) != "$KSFT_NUM_TESTS" ]; then
+		say "planned $KSFT_NUM_TESTS rows, ran $((KTAP_TESTNO - 1))"
 	fi
-	[ "$ktap_failed" = 0 ]
+	ktap_finished
 }

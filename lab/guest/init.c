@@ -31,7 +31,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
-#include <regex.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -48,9 +47,10 @@
 #include <termios.h>
 #include <unistd.h>
 
-#define MAX_RULES	128
+#include "splats.h"
+
 #define MAX_ARGS	256
-#define CONTEXT		40	/* records shown after one that matches */
+#define OVERRUN		"lab: the kernel log overran, part of it is lost"
 
 /* Taint bits that only a splat sets: bad page, die, warn, soft lockup. */
 #define TAINT_SPLAT	(1UL << 5 | 1UL << 7 | 1UL << 9 | 1UL << 14)
@@ -86,77 +86,7 @@ static void fail(const char *what, const char *which)
 	power_off();
 }
 
-/* Whole file, NUL-terminated; its length in *len.  NULL when unreadable. */
-static char *slurp(const char *path, size_t *len)
-{
-	size_t room = 1 << 16, n = 0;
-	char *buf = malloc(room + 1);
-	FILE *f = fopen(path, "re");
-
-	if (!f || !buf)
-		return NULL;
-	while ((*len = fread(buf + n, 1, room - n, f)) > 0) {
-		n += *len;
-		if (n == room)
-			buf = realloc(buf, (room *= 2) + 1);
-		if (!buf)
-			return NULL;
-	}
-	if (ferror(f))
-		return NULL;
-	fclose(f);
-	buf[n] = '\0';
-	*len = n;
-	return buf;
-}
-
 /* ---- the kernel log ---------------------------------------------------- */
-
-struct policy {
-	regex_t bad[MAX_RULES];
-	int nr_bad;
-	regex_t fine[MAX_RULES];
-	int nr_fine;
-};
-
-typedef void (*splat_fn)(const char *line);
-
-/* Comments and empty lines aside, each line is a regex; "!" marks exceptions. */
-static bool read_policy(struct policy *p, splat_fn emit)
-{
-	size_t len;
-	char *text = slurp("/.lab/policy", &len), *line;
-
-	if (!text) {
-		emit("lab: the splat policy cannot be read");
-		return false;
-	}
-	for (; (line = strsep(&text, "\n")); ) {
-		bool fine = *line == '!';
-		int *nr = fine ? &p->nr_fine : &p->nr_bad;
-		regex_t *re = (fine ? p->fine : p->bad) + *nr;
-
-		if (!*line || *line == '#')
-			continue;
-		if (*nr == MAX_RULES || regcomp(re, line + fine, REG_EXTENDED | REG_NEWLINE | REG_NOSUB)) {
-			emit("lab: the splat policy has a line that is no regex:");
-			emit(line);
-			return false;
-		}
-		++*nr;
-	}
-	if (!p->nr_bad)
-		emit("lab: the splat policy is empty");
-	return p->nr_bad;
-}
-
-static bool any_match(const regex_t *re, int nr, const char *line)
-{
-	while (nr--)
-		if (!regexec(re++, line, 0, NULL, 0))
-			return true;
-	return false;
-}
 
 /* A message of several lines comes with its line ends written as \x0a. */
 static void unescape(char *s)
@@ -173,66 +103,79 @@ static void unescape(char *s)
 }
 
 /*
- * Hands every splat at or after sequence number *seq to emit(), advances *seq
- * past the end of the log, and returns how many there were.
+ * Cuts a record, "PRIORITY,NUMBER,...;TEXT", down to its text, and puts its
+ * number into *at.  NULL for a record of another form.
  */
-static int scan_log(unsigned long long *seq, splat_fn emit)
+static char *record_text(char *rec, unsigned long long *at)
 {
-	static struct policy policy;
+	char *text = strchr(rec, ';');
+
+	if (!text || sscanf(rec, "%*u,%llu", at) != 1)
+		return NULL;
+	text++;
+	text[strcspn(text, "\n")] = '\0';
+	unescape(text);
+	return text;
+}
+
+/* Judges a record, if it is at or after sequence number *seq, and advances that. */
+static void scan_record(struct scanner *s, char *rec, unsigned long long *seq)
+{
+	unsigned long long at;
+	char *text = record_text(rec, &at);
+
+	if (!text) {
+		scanner_complain(s, "lab: the kernel log has a record without a header");
+		return;
+	}
+	if (at < *seq)
+		return;
+	if (at > *seq)
+		scanner_complain(s, OVERRUN);
+	*seq = at + 1;
+	scanner_message(s, text);
+}
+
+static void scan_records(struct scanner *s, int fd, unsigned long long *seq)
+{
 	static char rec[8192];
-	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	int splats = 0, context = 0;
 	ssize_t n;
 
-	if (!read_policy(&policy, emit))
-		return 1;
-	if (fd < 0) {
-		emit("lab: /dev/kmsg cannot be opened");
-		return 1;
-	}
 	while ((n = read(fd, rec, sizeof(rec) - 1)) > 0 || (n < 0 && errno == EPIPE)) {
-		unsigned long long at;
-		char *text;
-
 		if (n < 0) {
-			emit("lab: the kernel log overran, part of it is lost");
-			splats++;
+			scanner_complain(s, OVERRUN);
 			continue;
 		}
 		rec[n] = '\0';
-		text = strchr(rec, ';');
-		if (!text || sscanf(rec, "%*u,%llu", &at) != 1) {
-			emit("lab: the kernel log has a record without a header");
-			splats++;
-			continue;
-		}
-		if (at < *seq)
-			continue;
-		if (at > *seq) {
-			emit("lab: the kernel log overran, part of it is lost");
-			splats++;
-		}
-		*seq = at + 1;
-		text[1 + strcspn(text + 1, "\n")] = '\0';
-		unescape(text + 1);
-		if (any_match(policy.bad, policy.nr_bad, text + 1) &&
-		    !any_match(policy.fine, policy.nr_fine, text + 1)) {
-			splats++;
-			context = CONTEXT;
-		}
-		if (context-- > 0)
-			emit(text + 1);
+		scan_record(s, rec, seq);
 	}
-	if (errno != EAGAIN) {
-		emit("lab: /dev/kmsg cannot be read");
-		splats++;
+	if (!n || errno != EAGAIN)
+		scanner_complain(s, "lab: /dev/kmsg cannot be read");
+}
+
+/*
+ * Hands every splat at or after sequence number *seq to emit(), advances *seq
+ * past the end of the log, and returns how many there were.
+ */
+static int scan_log(unsigned long long *seq, emit_fn emit)
+{
+	static struct scanner scanner;
+	int fd;
+
+	if (!scanner_start(&scanner, "/.lab/policy", emit))
+		return scanner.splats;
+	fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0) {
+		scanner_complain(&scanner, "lab: /dev/kmsg cannot be opened");
+		return scanner.splats;
 	}
+	scan_records(&scanner, fd, seq);
 	close(fd);
-	return splats;
+	return scanner.splats;
 }
 
 /* A splat taints the kernel, whatever it prints and whoever cleared the log. */
-static int scan_taint(splat_fn emit)
+static int scan_taint(emit_fn emit)
 {
 	size_t len;
 	char *text = slurp("/proc/sys/kernel/tainted", &len);
@@ -242,11 +185,6 @@ static int scan_taint(splat_fn emit)
 	emit("lab: the kernel is tainted by a splat, /proc/sys/kernel/tainted is");
 	emit(text ? text : "unreadable");
 	return 1;
-}
-
-static void print_line(const char *line)
-{
-	puts(line);
 }
 
 static int scan_main(const char *path)
@@ -413,35 +351,38 @@ static void report_line(const char *line)
 	}
 }
 
-int main(int argc, char **argv)
+/* Standard input and output for process 1, and the channel of reports. */
+static bool open_reports(void)
 {
-	struct rlimit files = { 1 << 20, 1 << 20 };
-	unsigned long long seq = 0;
-	int out, fd, status, splats;
-	size_t len;
-	char *text;
-
-	if (argc == 3 && !strcmp(argv[1], "scan"))
-		return scan_main(argv[2]);
-	if (getpid() != 1) {
-		fprintf(stderr, "usage: %s scan FILE\n", argv[0]);
-		return 2;
-	}
+	int fd;
 
 	for (fd = 0; fd < 3; fd++)
 		close(fd);
 	if (mount("devtmpfs", "/dev", "devtmpfs", 0, NULL))
-		return 1;
+		return false;
 	for (fd = 0; fd < 3; fd++)
 		open("/dev/null", O_RDWR);
 	fd = open_port("/dev/ttyS2");
 	reports = fd < 0 ? NULL : fdopen(fd, "w");
-	if (!reports)
-		return 1;
-	text = slurp("/.lab/token", &len);
+	return reports;
+}
+
+static void read_token(void)
+{
+	size_t len;
+	char *text = slurp("/.lab/token", &len);
+
 	if (!text || len >= sizeof(token))
 		fail("read", "/.lab/token");
 	strcpy(token, text);
+}
+
+/* Returns the channel of the command's output. */
+static int set_up(void)
+{
+	struct rlimit files = { 1 << 20, 1 << 20 };
+	int out;
+
 	mount_all();
 	out = open_port("/dev/ttyS1");
 	if (out < 0)
@@ -452,6 +393,25 @@ int main(int argc, char **argv)
 	if (load_modules())
 		hold_vm();
 	start_cpus();
+	return out;
+}
+
+int main(int argc, char **argv)
+{
+	unsigned long long seq = 0;
+	int out, status, splats;
+
+	if (argc == 3 && !strcmp(argv[1], "scan"))
+		return scan_main(argv[2]);
+	if (getpid() != 1) {
+		fprintf(stderr, "usage: %s scan FILE\n", argv[0]);
+		return 2;
+	}
+
+	if (!open_reports())
+		return 1;
+	read_token();
+	out = set_up();
 	report("up");
 
 	status = wait_command(start_command(out));

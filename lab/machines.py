@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The machines of lab/rows, as lab/run and lab/test know them."""
+import argparse
+import os
+
+LAB = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(LAB)
+BUILD = os.path.join(ROOT, 'build', 'lab')
+
+
+class Row:
+    def __init__(self, columns):
+        (self.name, self.emulator, self.flags, self.kernel, self.kvm,
+         tests, self.boot, self.limit, self.gives) = columns
+        # The list in lab/lists, and the row's name there.
+        self.tests = None if tests == '-' else tests.split()
+        self.boot, self.limit = int(self.boot), int(self.limit)
+        self.arch = 'arm64' if self.emulator == 'qemu-aarch64' else 'x86_64'
+        self.image = self.kernel.split()[0] == 'image'
+
+
+def table(path):
+    """The lines of a file that are not comments, each as (number, text)."""
+    with open(path) as f:
+        lines = [(n, line.strip()) for n, line in enumerate(f, 1)]
+    return [(n, line) for n, line in lines if line and not line.startswith('#')]
+
+
+def read_rows():
+    """{name: Row}"""
+    rows = {}
+    for number, line in table(os.path.join(LAB, 'rows')):
+        try:
+            row = Row([column.strip() for column in line.split('|')])
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"lab/rows:{number} is not a row of nine columns")
+        rows[row.name] = row
+    return rows
+
+
+def row_called(name):
+    """The type of an argument ROW."""
+    rows = read_rows()
+    if name not in rows:
+        raise argparse.ArgumentTypeError(f"no row {name}: there are {', '.join(rows)}")
+    return rows[name]
+
+
+def parser(program, usage, text):
+    """A parser that shows text, a usage line and what follows it, with -h."""
+    summary, _, epilog = text.partition('\n--\n')
+    return argparse.ArgumentParser(
+        prog=program, usage=usage, description=summary, epilog=epilog, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
