@@ -38,7 +38,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'kvm-mem'
-TARBALL = Path('/usr/src/linux-source-6.12.tar.xz')
 PACKAGE = 'linux-source-6.12'
 
 BRANCH = 'kvm-mem'
@@ -194,9 +193,14 @@ def refuse(where, version, base):
 
 
 def find_linux(base):
-    """Linux: KSRC when given, else the distribution's source package."""
+    """Linux: the tree KSRC, or the archive's sources, of the version KSRC or else
+    of base, or a later one when the archive has dropped base."""
     ksrc = os.environ.get('KSRC')
-    return from_ksrc(Path(ksrc), base) if ksrc else from_package(base)
+    if not ksrc:
+        return from_package(base)
+    if re.fullmatch(r'\d+\.\d+\.\d+', ksrc):
+        return from_package(ksrc, exactly=True)
+    return from_ksrc(Path(ksrc), base)
 
 
 def from_ksrc(ksrc, base):
@@ -238,40 +242,77 @@ def import_tree(ksrc, version):
     return Linux(version, tree, (store / 'objects').resolve())
 
 
-def from_package(base):
-    """The package's Linux, unpacked once into the cache."""
-    version = base
-    if not pristine(base).exists():
-        done = subprocess.run(['dpkg-query', '-W', '-f', '${Version}', PACKAGE],
-                              capture_output=True, text=True, check=False)
-        if done.returncode or not TARBALL.exists():
-            raise Fail(f'the package {PACKAGE} is not installed: run ./setup,\n'
-                       f'or give a tree of Linux {base} as KSRC=/path/to/tree')
-        version = re.match(r'[\d.]*', done.stdout)[0]
-        if not usable(version, base):
-            refuse(f'package {PACKAGE}', version, base)
+def from_package(version, exactly=False):
+    """The Linux of the archive's source package, downloaded and unpacked once into
+    the cache. Nothing is installed."""
+    if not pristine(version).exists():
+        package = choose_package(version, exactly)
+        version = upstream(package)
         with locked_cache():
             if not pristine(version).exists():
-                unpack(version)
+                unpack(package)
     git = Git(pristine(version))
     return Linux(version, git('rev-parse', 'base^{tree}'), git.path('objects').resolve())
+
+
+def upstream(package):
+    """The Linux version of a package's version."""
+    return re.match(r'[\d.]*', package)[0]
+
+
+def apt(tool, *args, cwd=None):
+    """Output of apt-get or apt-cache."""
+    try:
+        done = subprocess.run([tool, *args], cwd=cwd, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise Fail(f'there is no {tool} here, which gets Linux from Debian:\n'
+                   'give a tree of Linux as KSRC=/path/to/tree') from None
+    if done.returncode:
+        raise Fail(f'{tool} {" ".join(args)} failed ("apt-get update" may help):\n'
+                   + done.stderr.rstrip())
+    return done.stdout
+
+
+def choose_package(version, exactly):
+    """The newest package of that Linux or, unless exactly, of a later one."""
+    lines = apt('apt-cache', 'madison', PACKAGE).splitlines()
+    have = [line.split('|')[1].strip() for line in lines if line.count('|') >= 2]
+    for package in have:
+        if upstream(package) == version:
+            return package
+    for package in have:
+        if not exactly and usable(upstream(package), version):
+            return package
+    there = ', '.join(dict.fromkeys(upstream(package) for package in have))
+    raise Fail(f'the archive has no {PACKAGE} of Linux {version}, '
+               + (f'only of {there}' if have else 'nor of any other version')
+               + ':\nrun apt-get update, or give a tree of that version as KSRC=/path/to/tree')
 
 
 def pristine(version):
     return CACHE / f'linux-{version}'
 
 
-def unpack(version):
+def unpack(package):
+    """Into the cache, as a git tree."""
+    version = upstream(package)
     with unfinished(pristine(version)) as tree:
-        progress(f'unpacking {TARBALL} (once)')
         tree.mkdir()
-        done = subprocess.run(['tar', '-xf', TARBALL, '-C', tree, '--strip-components=1'],
-                              capture_output=True, text=True, check=False)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            progress(f'downloading {PACKAGE} {package} (once)')
+            apt('apt-get', '-q', '-o', 'APT::Sandbox::User=root', 'download',
+                f'{PACKAGE}={package}', cwd=scratch)
+            progress('unpacking it (once)')
+            done = subprocess.run(
+                ['bash', '-c', 'set -o pipefail; dpkg-deb --fsys-tarfile *.deb |'
+                 ' tar -xO "./usr/src/$1.tar.xz" | tar -xJ -C "$2" --strip-components=1',
+                 'unpack', PACKAGE, tree],
+                cwd=scratch, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Fail(f'{TARBALL} cannot be unpacked:\n{done.stderr}')
-        found = version_of((tree / 'Makefile').read_text(), TARBALL)
+            raise Fail(f'{PACKAGE} {package} cannot be unpacked:\n{done.stderr}')
+        found = version_of((tree / 'Makefile').read_text(), PACKAGE)
         if found != version:
-            raise Fail(f'{TARBALL} has Linux {found}, though its package says {version}')
+            raise Fail(f'{PACKAGE} has Linux {found}, though it says {version}')
         progress('importing it into git (once)')
         git = make_repository(tree, branch='pristine')
         git.run('add', '-A', '-f', '.')
