@@ -2,6 +2,8 @@
 """The machines of lab/rows, as lab/run and lab/test know them."""
 import argparse
 import os
+import re
+import subprocess
 
 LAB = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(LAB)
@@ -17,6 +19,18 @@ class Row:
         self.boot, self.limit = int(self.boot), int(self.limit)
         self.arch = 'arm64' if self.emulator == 'qemu-aarch64' else 'x86_64'
         self.image = self.kernel.split()[0] == 'image'
+
+    def emulator_version(self):
+        """Major and minor number, as the emulator itself tells them; '' for none."""
+        command = (['bochs', '--help'] if self.emulator == 'bochs' else
+                   [f"qemu-system-{self.emulator.split('-', 1)[1]}", '--version'])
+        try:
+            said = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True, errors='replace').stdout
+        except OSError:
+            said = ''
+        found = re.search(r'[Ee]mulator (?:version )?([0-9]+\.[0-9]+)', said)
+        return found[1] if found else ''
 
 
 def table(path):
