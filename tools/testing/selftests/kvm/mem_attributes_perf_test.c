@@ -83,7 +83,7 @@ static void *reserve(uint64_t size)
 	return align_ptr_up(hva, GIB);
 }
 
-/* A fresh range to private, and back. */
+/* A range that was never mapped, to private and back. */
 static void bench_range(uint64_t size, const char *label)
 {
 	int64_t to_private[repeats], to_shared[repeats], kept[repeats];
@@ -276,6 +276,40 @@ static void bench_plain_fault(const char *name, int pages, uint64_t step)
 	figure(median(ns, repeats) / pages, "ns/fault", "%s", name);
 }
 
+/*
+ * A range that the guest has mapped, page by page, to private.  Then the guest
+ * maps every page again, and the range goes back to shared.
+ */
+static void bench_mapped(void)
+{
+	const uint64_t size = SZ_512M, pages = size / PAGE_SIZE;
+	int64_t to_private[repeats], to_shared[repeats];
+	int i;
+
+	for (i = 0; i < repeats; i++) {
+		struct kvm_vcpu *vcpu;
+		struct kvm_vm *vm = create_vm(&vcpu, size, guest_touch);
+		int gmem = vm_create_guest_memfd(vm, size, 0);
+		char *hva = reserve(size);
+
+		TEST_ASSERT(!madvise(hva, size, MADV_NOHUGEPAGE), "madvise() failed");
+		memset(hva, 1, size);
+		add_slots(vm, size, hva, gmem);
+		virt_map_each(vm, BASE, pages, PAGE_SIZE);
+		vcpu_args_set(vcpu, 2, pages, PAGE_SIZE);
+		touch(vcpu);
+		to_private[i] = convert(vm, size, PRIVATE);
+		touch(vcpu);
+		to_shared[i] = convert(vm, size, SHARED);
+		kvm_vm_free(vm);
+		close(gmem);
+		munmap(hva, size);
+	}
+
+	figure(median(to_private, repeats), "ns", "mapped_to_private_512m");
+	figure(median(to_shared, repeats), "ns", "mapped_to_shared_512m");
+}
+
 /* What is worth counting in instructions. */
 static void bench_short(void)
 {
@@ -289,6 +323,7 @@ static void bench_short(void)
 	bench_fault("fault_private", PRIVATE, 2048, PAGE_SIZE);
 	bench_fault("fault_shared", SHARED, 2048, PAGE_SIZE);
 	bench_fault("fault_shared_2m", SHARED, 256, SZ_2M);
+	bench_mapped();
 }
 
 static void bench_conversions(void)
@@ -308,6 +343,7 @@ static void bench_conversions(void)
 	for (i = 0; i < ARRAY_SIZE(ranges) && ranges[i].size <= largest; i++)
 		bench_range(ranges[i].size, ranges[i].label);
 	bench_memslot();
+	bench_mapped();
 }
 
 static void help(const char *name)

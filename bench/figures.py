@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The figures of bench/run: what each is, what is wanted of it, and the table."""
+from collections import namedtuple
+
+# One figure of a selftest: its name there, what it is, its unit; what is wanted of
+# it, if it is counted: (judge, limit).  A busy host changes times, so that nothing
+# is wanted of them.
+Figure = namedtuple('Figure', 'name what unit wanted', defaults=[None])
+# The figures of one machine of lab/rows.
+Section = namedtuple('Section', 'machine title figures')
+# One line of the table; a guess is extrapolated from a smaller range.
+Line = namedtuple('Line', 'machine figure stock guess ours verdict')
+
+SIZES = (64, 256, 1024)     # MiB that are cleared while a vCPU writes
+GUESSES = {'to_private_1t': 16, 'to_private_16t': 256}      # times 64 GiB
+
+SAME_COST = ('ratio', 0.98)
+
+
+def conversions(unit, whole=None, like=None, ratio_2m=None, ratio_page=None):
+    return [
+        Figure('to_private_1g', '1 GiB to private, never mapped', unit),
+        Figure('to_private_16g', '16 GiB to private, never mapped', unit),
+        Figure('to_private_64g', '64 GiB to private, never mapped', unit, whole),
+        Figure('to_shared_64g', '64 GiB to shared, never mapped', unit, whole),
+        Figure('to_private_1t', '1 TiB to private, never mapped', unit, like),
+        Figure('to_private_16t', '16 TiB to private, never mapped', unit, like),
+        Figure('mapped_to_private_512m', '512 MiB to private, mapped', unit),
+        Figure('mapped_to_shared_512m', '512 MiB to shared, mapped', unit),
+        Figure('convert_2m', '2 MiB there or back, never mapped', unit, ratio_2m),
+        Figure('fragment_1g', 'every other page of 1 GiB, never mapped', unit, ratio_page),
+        Figure('reunite_1g', 'the same back to shared, a call', unit),
+        Figure('memslot_1t', 'creating a memslot of 1 TiB', unit)]
+
+
+def faults(private_wanted=SAME_COST):
+    return [
+        Figure('fault_plain', 'a fault, VM without private memory', 'instructions', SAME_COST),
+        Figure('fault_plain_2m', 'the same, 2 MiB', 'instructions', SAME_COST),
+        Figure('fault_private', 'a fault on a private page', 'instructions', private_wanted),
+        Figure('fault_shared', 'a fault on a shared page', 'instructions', private_wanted),
+        Figure('fault_shared_2m', 'the same, 2 MiB', 'instructions', private_wanted)]
+
+
+def stalls():
+    return [figure for mib in SIZES for figure in (
+        Figure(f'stall_p99_{mib}m', f'a write while {mib} MiB are cleared, p99', 'ns'),
+        Figure(f'stall_max_{mib}m', '  the longest', 'ns'),
+        Figure(f'quiet_max_{mib}m', '  the longest with nothing cleared', 'ns'),
+        Figure(f'writes_{mib}m', '  writes of the guest', 'a_second'))]
+
+
+def clears():
+    return [
+        Figure('clear_all', 'clear all pages, a page', 'instructions', ('ratio', 1)),
+        Figure('clear_half', 'clear every other page, a page', 'instructions', ('ratio', 1)),
+        Figure('clear_sparse', 'clear one page of 64, a page', 'instructions', ('ratio', 1)),
+        Figure('faults_half', 'faults, every other page cleared', 'percent', ('most', 101))]
+
+
+def rounds():
+    return [figure for writer, pages in (('seq', 'all pages in order'), ('random', 'any 1/16 of them'))
+            for how, what in (('fault', 'faults'), ('hw', 'hardware tells')) for figure in (
+                Figure(f'{writer}_write_{how}', f'{pages}, {what}: a write', 'instructions'),
+                Figure(f'{writer}_get_{how}', '  get the log of 64 MiB', 'instructions'),
+                Figure(f'{writer}_clear_{how}', '  clear it, a page', 'instructions'))]
+
+
+def quiet_clears():
+    return [Figure('perf_clear', 'dirty_log_perf_test, clear 256 MiB', 'ns'),
+            Figure('perf_dirty', '  dirty 256 MiB', 'ns')]
+
+
+FULL = [
+    Section('x86-svm', 'x86, time', conversions('ns') + quiet_clears()),
+    Section('x86-svm-icount', 'x86, kernel memory', [
+        Figure('kept_64g', 'kept for 64 GiB', 'bytes', ('most', 16384)),
+        Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes', ('ratio', 10))]),
+    Section('x86-svm-icount', 'x86, instructions',
+            conversions('instructions', ('ratio', 10000), ('like_64g', 2), ('ratio', 20), ('ratio', 1)) +
+            faults() + clears()),
+    Section('x86-svm-smp', 'x86, stalls with two CPUs', stalls()),
+    Section('arm64-icount', 'arm64, instructions',
+            conversions('instructions') + faults(None) + clears() + rounds() +
+            [Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes')]),
+    Section('arm64-vhe', 'arm64, time and stalls with two CPUs', stalls() + quiet_clears()),
+]
+
+DEMO = [
+    Section('x86-svm-icount', 'Counted in a machine with one CPU', [
+        Figure('to_private_16g', 'make 16 GiB private, never mapped', 'instructions'),
+        Figure('to_shared_16g', 'make it shared again', 'instructions'),
+        Figure('mapped_to_private_512m', 'make 512 MiB private, all mapped', 'instructions'),
+        Figure('mapped_to_shared_512m', 'make it shared again, all mapped', 'instructions'),
+        Figure('memslot_1t', 'create a memslot of 1 TiB', 'instructions'),
+        Figure('kept_fragmented_1g', 'kept for 1 GiB, every other page private', 'bytes'),
+        Figure('clear_all', 'clear the dirty log, for each page', 'instructions'),
+        Figure('clear_sparse', 'the same, one page of 64 dirty', 'instructions')]),
+    Section('x86-svm-smp', 'Timed with two CPUs: a busy host changes these', [
+        Figure('stall_p99_512m', 'slowest 1 % of writes during a clear', 'ns'),
+        Figure('writes_512m', 'writes of a vCPU (more is better)', 'a_second')]),
+]
+
+
+def scaled(value, steps):
+    for size, name in steps:
+        if abs(value) >= size:
+            return f'{value / size:.3g} {name}'
+    return f'{value:,} {steps[-1][1]}'
+
+
+TIMES = [(3600e9, 'h'), (60e9, 'min'), (1e9, 's'), (1e6, 'ms'), (1e3, 'µs'), (1, 'ns')]
+BYTES = [(1 << 30, 'GiB'), (1 << 20, 'MiB'), (1 << 10, 'KiB'), (1, 'B')]
+
+
+def human(value, unit):
+    if value is None:
+        return '-'
+    if unit == 'ns':
+        return scaled(value, TIMES)
+    if unit == 'bytes':
+        return scaled(value, BYTES)
+    if unit == 'instructions':
+        return f'{value:,} instr.' if value < 1e6 else scaled(value, [(1e9, 'G instr.'), (1e6, 'M instr.')])
+    return f'{value:,} ' + {'percent': '%', 'a_second': '/s'}[unit]
+
+
+def ratio(stock, ours):
+    if not stock or ours <= 0:
+        return '-'
+    value = float(f'{stock / ours:.3g}')
+    return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
+
+
+def verdict(figure, machine, stock, ours):
+    """What is wanted of a counted figure, and whether it is so; '' if nothing is."""
+    kind, limit = figure.wanted or ('', 0)
+    value = ours[machine, figure.name]
+    if kind == 'most':
+        text, good = f'<= {human(limit, figure.unit)}', value <= limit
+    elif kind == 'like_64g':
+        text, good = f'<= {limit} x 64 GiB', value <= limit * ours[machine, 'to_private_64g']
+    elif kind == 'ratio' and (machine, figure.name) in stock:
+        text, good = f'ratio >= {limit:,}', stock[machine, figure.name] >= limit * max(value, 1)
+    else:
+        return ''
+    return f'{text} {"yes" if good else "NO"}'
+
+
+def stock_value(stock, machine, name):
+    """Of a range too large for stock: from 64 GiB, its time grows with the size."""
+    if (machine, name) in stock:
+        return stock[machine, name], False
+    if name in GUESSES and (machine, 'to_private_64g') in stock:
+        return stock[machine, 'to_private_64g'] * GUESSES[name], True
+    return None, False
+
+
+def lines(section, stock, ours):
+    """A Line for each figure of @section that was measured."""
+    for figure in section.figures:
+        if (section.machine, figure.name) in ours:
+            yield Line(section.machine, figure, *stock_value(stock, section.machine, figure.name),
+                       ours[section.machine, figure.name],
+                       verdict(figure, section.machine, stock, ours))
+
+
+def table_line(line):
+    unit = line.figure.unit
+    left = human(line.stock, unit)
+    left = f'({left})' if line.guess else left
+    text = f'{line.figure.what:42} {left:>16} {human(line.ours, unit):>16} {ratio(line.stock, line.ours):>10}'
+    return f'{text}  {line.verdict}'.rstrip()
+
+
+def table(sections, stock, ours):
+    text = [f'{"":42} {"stock":>16} {"with the series":>16} {"ratio":>10}']
+    guessed = False
+    for section in sections:
+        shown = list(lines(section, stock, ours))
+        guessed |= any(line.guess for line in shown)
+        text += [f'{section.title}:'] + [table_line(line) for line in shown]
+    if guessed:
+        text.append('(in parentheses: extrapolated from 64 GiB)')
+    return '\n'.join(text) + '\n'
