@@ -30,7 +30,7 @@ setup:
 tree: setup
 	@scripts/assemble
 
-modules: tree
+modules: $(if $(KERNEL)$(KDIR),setup,tree)
 	@modules/build $(stock)
 
 image: tree
@@ -43,7 +43,7 @@ unload load:
 series: tree
 	@scripts/export $(TOPIC)
 
-lint: setup
+lint: tree
 	@scripts/lint
 
 demo: setup
