@@ -94,6 +94,13 @@ splats() {
 	}
 }
 
+# mirror LABEL: where apt has the archive of that label from
+mirror() {
+	# shellcheck disable=SC2016
+	apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
+		awk -v label="$1" '$1 == label { print $2; exit }'
+}
+
 # KTAP, as the kernel's own helpers print it. ktap_plan N, then N rows, then
 # ktap_end, which ends the script with the test's status.
 # ktap_case NAME COMMAND... is a row: the command runs in a subshell with
