@@ -3,7 +3,8 @@
  * Private memory on arm64: which pages KVM maps, unmaps and refuses in a VM of
  * type KVM_VM_TYPE_ARM_SW_PROTECTED, and how its guest asks for conversions.
  *
- * The guest does one operation in each run.  To convert memory it makes the calls that Linux makes in a protected guest (MEM_SHARE and
+ * The guest does one operation in each run.  To convert memory it makes the calls
+ * that Linux makes in a protected guest (MEM_SHARE and
  * MEM_UNSHARE, drivers/virt/coco/pkvm-guest); the SMCCC filter hands them to
  * this VMM.  The dump of the stage-2 page table shows which pages are mapped.
  *
