@@ -210,9 +210,21 @@ static int64_t touch(struct kvm_vcpu *vcpu)
 	return now_ns() - begin;
 }
 
+/* Memory that the host has already, in pages as large as @step allows. */
+static char *populate(uint64_t size, uint64_t step)
+{
+	char *hva = reserve(size);
+
+	TEST_ASSERT(!madvise(hva, size, step == PAGE_SIZE ? MADV_NOHUGEPAGE :
+							    MADV_HUGEPAGE),
+		    "madvise() failed");
+	memset(hva, 1, size);
+	return hva;
+}
+
 /*
- * A first access, of which the host has the memory, to @pages pages @step bytes
- * apart: the time of touching all pages for the first time, less that of
+ * The first access to each of @pages pages, @step bytes apart, that the host has
+ * already: the time of touching all pages for the first time, less that of
  * touching them again.  The VM has memory of both kinds elsewhere, too.
  */
 static void bench_fault(const char *name, uint64_t attrs, int pages, uint64_t step)
@@ -225,15 +237,11 @@ static void bench_fault(const char *name, uint64_t attrs, int pages, uint64_t st
 		struct kvm_vcpu *vcpu;
 		struct kvm_vm *vm = create_vm(&vcpu, size, guest_touch);
 		int gmem = vm_create_guest_memfd(vm, size, 0);
-		char *hva = reserve(size);
+		char *hva = populate(size, step);
 
 		TEST_ASSERT(attrs == SHARED ||
 			    !fallocate(gmem, FALLOC_FL_KEEP_SIZE, 0, size),
 			    "fallocate() failed");
-		TEST_ASSERT(!madvise(hva, size, step == PAGE_SIZE ? MADV_NOHUGEPAGE :
-								    MADV_HUGEPAGE),
-			    "madvise() failed");
-		memset(hva, 1, size);
 		add_slots(vm, size, hva, gmem);
 		virt_map_each(vm, BASE, pages, step);
 		vm_mem_set_private(vm, elsewhere, GIB);
@@ -259,12 +267,8 @@ static void bench_plain_fault(const char *name, int pages, uint64_t step)
 	for (i = 0; i < repeats; i++) {
 		struct kvm_vcpu *vcpu;
 		struct kvm_vm *vm = __vm_create_with_one_vcpu(&vcpu, size / PAGE_SIZE, guest_touch);
-		char *hva = reserve(size);
+		char *hva = populate(size, step);
 
-		TEST_ASSERT(!madvise(hva, size, step == PAGE_SIZE ? MADV_NOHUGEPAGE :
-								    MADV_HUGEPAGE),
-			    "madvise() failed");
-		memset(hva, 1, size);
 		vm_set_user_memory_region(vm, 10, 0, BASE, size, hva);
 		virt_map_each(vm, BASE, pages, step);
 		vcpu_args_set(vcpu, 2, pages, step);
@@ -290,10 +294,8 @@ static void bench_mapped(void)
 		struct kvm_vcpu *vcpu;
 		struct kvm_vm *vm = create_vm(&vcpu, size, guest_touch);
 		int gmem = vm_create_guest_memfd(vm, size, 0);
-		char *hva = reserve(size);
+		char *hva = populate(size, PAGE_SIZE);
 
-		TEST_ASSERT(!madvise(hva, size, MADV_NOHUGEPAGE), "madvise() failed");
-		memset(hva, 1, size);
 		add_slots(vm, size, hva, gmem);
 		virt_map_each(vm, BASE, pages, PAGE_SIZE);
 		vcpu_args_set(vcpu, 2, pages, PAGE_SIZE);
