@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# Each target does its own set-up, and calls one script.  "make" tells them.
+# Each target does its own set-up and calls one script.  "make" lists the targets.
 STOCK ?=
 stock := $(if $(filter-out 0,$(STOCK)),--stock)
 parts := $(shell check/run --list)
@@ -8,17 +8,17 @@ ARCH ?= arm64
 
 help:
 	@echo 'make demo             build, boot a stock and a patched KVM, show the difference'
-	@echo 'make check            all that a change must pass; parts alone:'
+	@echo 'make check            the tests that a change must pass; to run one part:'
 	@echo '                      $(parts:%=check-%)' | fold -s -w 70 | sed '2,$$s/^/                      /'
-	@echo 'make check-NAME       one part; check/run -h says what each is'
-	@echo 'make check-release    all parts, with those that take longer'
+	@echo 'make check-NAME       one part; check/run -h describes the parts'
+	@echo 'make check-release    all parts, the slow ones too'
 	@echo 'make modules          build/modules/*.ko, for KERNEL=<release> or KDIR=<tree>; STOCK=1'
 	@echo 'make image            build/arm64/Image, a kernel for the lab; STOCK=1; VARIANT=64k'
 	@echo 'make load, unload     swap the KVM of the running host for ours, and back (root)'
-	@echo 'make bench            stock against patched: build/bench/'
+	@echo 'make bench            stock KVM against patched KVM: build/bench/'
 	@echo 'make series           build/series/*.patch, for git am; TOPIC=<topic> for one topic'
 	@echo 'make lint             checkpatch, sparse, W=1, kernel-doc, shellcheck'
-	@echo 'make tree             build/linux: Linux with the series, a commit a patch'
+	@echo 'make tree             build/linux: Linux with the series, one commit per patch'
 	@echo 'make clean            remove build/'
 	@echo
 	@echo 'One selftest in one machine, after "make modules" or "make image":'

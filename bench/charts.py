@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The data of the charts, which gnuplot draws by the scripts beside this file."""
+"""The data of the charts.  gnuplot draws them with the scripts beside this file."""
 from figures import SIZES, human, stock_value
 
-# Machine, figure, and what the bar is of, in the order of the chart.
+# Machine, figure and label of each bar, in the order of the chart.
 BARS = [
     ('x86-svm', 'to_private_64g', '64 GiB to private, never mapped'),
     ('x86-svm', 'to_shared_64g', '64 GiB to shared, never mapped'),
@@ -18,7 +18,8 @@ BARS = [
 
 
 def bars(stock, ours):
-    """memory-attributes.dat: what, ns of stock and its label, ns of ours and its."""
+    """memory-attributes.dat: label of the bars, ns and label of stock, ns and label of
+    ours."""
     for machine, name, what in BARS:
         value, guess = stock_value(stock, machine, name)
         mine = ours[machine, name]
@@ -27,7 +28,7 @@ def bars(stock, ours):
 
 
 def stalls(stock, ours):
-    """dirty-log.dat: MiB, ns of stock and ours on arm64, then on x86."""
+    """dirty-log.dat: MiB, ns of stock and of ours on arm64, then the same on x86."""
     for mib in SIZES:
         values = [figures[machine, f'stall_p99_{mib}m']
                   for machine in ('arm64-vhe', 'x86-svm-smp') for figures in (stock, ours)]

@@ -2,8 +2,8 @@
 #
 # gnuplot -c dirty-log.gp DATA OUTPUT
 #
-# Lines of DATA: MiB cleared, and the stall in ns on arm64 with stock and with the
-# series, then on x86.
+# Each line of DATA has the MiB cleared and the stall in ns: on arm64 with stock and
+# with the series, then the same on x86.
 set terminal svg size 860,540 font 'DejaVu Sans,Helvetica,sans-serif,13' background '#ffffff'
 if (ARG2[strlen(ARG2) - 3:] eq '.png') set terminal pngcairo size 860,540 font 'DejaVu Sans,10'
 set output ARG2

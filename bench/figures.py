@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The figures of bench/run: what each is, what is wanted of it, and the table."""
+"""The figures of bench/run, their limits, and the table."""
 from collections import namedtuple
 
-# One figure of a selftest: its name there, what it is, its unit; what is wanted of
-# it, if it is counted: (judge, limit).  A busy host changes times, so that nothing
-# is wanted of them.
+# One figure of a selftest: its name there, a description, its unit, and the limit for a
+# counted figure: (kind, limit).  A busy host changes times, so times have no limit.
 Figure = namedtuple('Figure', 'name what unit wanted', defaults=[None])
 # The figures of one machine of lab/rows.
 Section = namedtuple('Section', 'machine title figures')
@@ -29,13 +28,13 @@ def conversions(unit, whole=None, like=None, ratio_2m=None, ratio_page=None):
         Figure('mapped_to_shared_512m', '512 MiB to shared, mapped', unit),
         Figure('convert_2m', '2 MiB there or back, never mapped', unit, ratio_2m),
         Figure('fragment_1g', 'every other page of 1 GiB, never mapped', unit, ratio_page),
-        Figure('reunite_1g', 'the same back to shared, a call', unit),
+        Figure('reunite_1g', 'the same back to shared, per call', unit),
         Figure('memslot_1t', 'creating a memslot of 1 TiB', unit)]
 
 
 def faults(private_wanted=SAME_COST):
     return [
-        Figure('fault_plain', 'a fault, VM without private memory', 'instructions', SAME_COST),
+        Figure('fault_plain', 'a fault in a VM without private memory', 'instructions', SAME_COST),
         Figure('fault_plain_2m', 'the same, 2 MiB', 'instructions', SAME_COST),
         Figure('fault_private', 'a fault on a private page', 'instructions', private_wanted),
         Figure('fault_shared', 'a fault on a shared page', 'instructions', private_wanted),
@@ -52,18 +51,18 @@ def stalls():
 
 def clears():
     return [
-        Figure('clear_all', 'clear all pages, a page', 'instructions', ('ratio', 1)),
-        Figure('clear_half', 'clear every other page, a page', 'instructions', ('ratio', 1)),
-        Figure('clear_sparse', 'clear one page of 64, a page', 'instructions', ('ratio', 1)),
+        Figure('clear_all', 'clear all pages, per page', 'instructions', ('ratio', 1)),
+        Figure('clear_half', 'clear every other page, per page', 'instructions', ('ratio', 1)),
+        Figure('clear_sparse', 'clear one page in 64, per page', 'instructions', ('ratio', 1)),
         Figure('faults_half', 'faults, every other page cleared', 'percent', ('most', 101))]
 
 
 def rounds():
     return [figure for writer, pages in (('seq', 'all pages in order'), ('random', 'any 1/16 of them'))
-            for how, what in (('fault', 'faults'), ('hw', 'hardware tells')) for figure in (
+            for how, what in (('fault', 'faults'), ('hw', 'hardware')) for figure in (
                 Figure(f'{writer}_write_{how}', f'{pages}, {what}: a write', 'instructions'),
                 Figure(f'{writer}_get_{how}', '  get the log of 64 MiB', 'instructions'),
-                Figure(f'{writer}_clear_{how}', '  clear it, a page', 'instructions'))]
+                Figure(f'{writer}_clear_{how}', '  clear it, per page', 'instructions'))]
 
 
 def quiet_clears():
@@ -94,8 +93,8 @@ DEMO = [
         Figure('mapped_to_shared_512m', 'make it shared again, all mapped', 'instructions'),
         Figure('memslot_1t', 'create a memslot of 1 TiB', 'instructions'),
         Figure('kept_fragmented_1g', 'kept for 1 GiB, every other page private', 'bytes'),
-        Figure('clear_all', 'clear the dirty log, for each page', 'instructions'),
-        Figure('clear_sparse', 'the same, one page of 64 dirty', 'instructions')]),
+        Figure('clear_all', 'clear the dirty log, per page', 'instructions'),
+        Figure('clear_sparse', 'the same, one page in 64 dirty', 'instructions')]),
     Section('x86-svm-smp', 'Timed with two CPUs: a busy host changes these', [
         Figure('stall_p99_512m', 'slowest 1 % of writes during a clear', 'ns'),
         Figure('writes_512m', 'writes of a vCPU (more is better)', 'a_second')]),
@@ -133,7 +132,7 @@ def ratio(stock, ours):
 
 
 def verdict(figure, machine, stock, ours):
-    """What is wanted of a counted figure, and whether it is so; '' if nothing is."""
+    """The limit of a counted figure, and whether the figure meets it; '' without a limit."""
     kind, limit = figure.wanted or ('', 0)
     value = ours[machine, figure.name]
     if kind == 'most':
@@ -148,7 +147,8 @@ def verdict(figure, machine, stock, ours):
 
 
 def stock_value(stock, machine, name):
-    """Of a range too large for stock: from 64 GiB, its time grows with the size."""
+    """(value, guess) of stock.  If the range is too large for stock, the value for 64 GiB
+    is scaled up: the time grows with the size."""
     if (machine, name) in stock:
         return stock[machine, name], False
     if name in GUESSES and (machine, 'to_private_64g') in stock:

@@ -2,8 +2,8 @@
 #
 # gnuplot -c memory-attributes.gp DATA OUTPUT
 #
-# A pair of bars for each line of DATA: what, ns of stock, its label, ns with the
-# series, its label.
+# Each line of DATA gives a pair of bars: label of the pair, ns and label of stock, ns
+# and label with the series.
 set terminal svg size 1040,660 font 'DejaVu Sans,Helvetica,sans-serif,13' background '#ffffff'
 if (ARG2[strlen(ARG2) - 3:] eq '.png') set terminal pngcairo size 1040,660 font 'DejaVu Sans,10'
 set output ARG2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The machines of lab/rows, as lab/run and lab/test know them."""
+"""The machines of lab/rows, for lab/run and lab/test."""
 import argparse
 import os
 import re
@@ -21,7 +21,7 @@ class Row:
         self.image = self.kernel.split()[0] == 'image'
 
     def emulator_version(self):
-        """Major and minor number, as the emulator itself tells them; '' for none."""
+        """The emulator's version, MAJOR.MINOR, from its own output; '' if unknown."""
         command = (['bochs', '--help'] if self.emulator == 'bochs' else
                    [f"qemu-system-{self.emulator.split('-', 1)[1]}", '--version'])
         try:
@@ -34,7 +34,7 @@ class Row:
 
 
 def table(path):
-    """The lines of a file that are not comments, each as (number, text)."""
+    """The lines of a file that are not comments, as (number, text)."""
     with open(path) as f:
         lines = [(n, line.strip()) for n, line in enumerate(f, 1)]
     return [(n, line) for n, line in lines if line and not line.startswith('#')]
@@ -53,15 +53,15 @@ def read_rows():
 
 
 def row_called(name):
-    """The type of an argument ROW."""
+    """The argparse type of ROW."""
     rows = read_rows()
     if name not in rows:
-        raise argparse.ArgumentTypeError(f"no row {name}: there are {', '.join(rows)}")
+        raise argparse.ArgumentTypeError(f"no row {name}: the rows are {', '.join(rows)}")
     return rows[name]
 
 
 def parser(program, usage, text):
-    """A parser that shows text, a usage line and what follows it, with -h."""
+    """A parser whose -h prints usage and text; the text after "--" comes last."""
     summary, _, epilog = text.partition('\n--\n')
     return argparse.ArgumentParser(
         prog=program, usage=usage, description=summary, epilog=epilog, allow_abbrev=False,

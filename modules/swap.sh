@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# What modules/load and modules/unload share: one set of KVM modules taken out
-# of the running kernel, another put in. For any POSIX shell, and for busybox,
-# whose modprobe does not tell its configuration.
+# Functions that modules/load and modules/unload share. They take one set of KVM
+# modules out of the running kernel and put another one in. They work in any POSIX
+# shell, and in busybox, whose modprobe cannot print its configuration.
 #
 # Modules are named as in /sys/module (kvm_amd), their files as in file_of (kvm-amd).
-# A SET of them is a directory that has them, or "distribution".
+# A SET is a directory with the modules, or "distribution".
 
 kernel=$(uname -r)
-vendors=	# what goes on top of kvm here, see check_host
-files=		# "MODULE FILE OPTIONS" of the set to bring up, a line each, see plan
-why=		# the reason of what failed
-before=		# "MODULE PARAMETER=VALUE" of what was loaded, a line each
-extra=		# MODULE.PARAMETER=VALUE to load with, beside the options in files
+vendors=	# the modules on top of kvm, see check_host
+files=		# "MODULE FILE OPTIONS" of the set to bring up, one per line, see plan
+why=		# the reason of the last failure
+before=		# "MODULE PARAMETER=VALUE" of the old modules, one per line
+extra=		# MODULE.PARAMETER=VALUE to load with, besides the options in files
 
 usage() {
 	sed -n '4,/^set/{/^#/!d;s/^# \{0,1\}//;p;}' "$0"
@@ -37,12 +37,12 @@ loaded() {
 
 # ---- Reasons not to begin -------------------------------------------------------
 
-# check_host: a host whose KVM can be swapped
+# check_host: die if this host's KVM cannot be swapped
 check_host() {
 	[ "$(id -u)" = 0 ] || die "only root can swap modules"
 	if grep -qs '/kvm\.ko' "/lib/modules/$kernel/modules.builtin" ||
 	   { [ -e /sys/module/kvm/parameters ] && ! loaded kvm; }; then
-		die "KVM is built into this kernel ($kernel): it can only be exchanged with the kernel"
+		die "KVM is built into this kernel ($kernel): only another kernel can replace it"
 	fi
 	for m in kvm_amd kvm_intel; do
 		! loaded $m || vendors="$vendors $m"
@@ -53,12 +53,12 @@ check_host() {
 		elif grep -qw '^flags.* vmx' /proc/cpuinfo; then
 			vendors=kvm_intel
 		else
-			die "this CPU has neither SVM nor VMX, or the firmware disabled it: KVM cannot run here"
+			die "KVM cannot run here: this CPU has neither SVM nor VMX, or the firmware disabled them"
 		fi
 	fi
 }
 
-# check_module FILE: the kernel would take it
+# check_module FILE: die if the kernel would refuse it
 check_module() {
 	made_for=$(modinfo -F vermagic "$1")
 	[ "${made_for%% *}" = "$kernel" ] ||
@@ -72,7 +72,7 @@ check_module() {
 	fi
 }
 
-# kvm_processes: "PID (NAME)" of each that has /dev/kvm or a VM open
+# kvm_processes: print "PID (NAME)" of each process that has /dev/kvm or a VM open
 kvm_processes() {
 	# shellcheck disable=SC2012
 	open=$(ls -l /proc/[0-9]*/fd 2>/dev/null |
@@ -80,14 +80,14 @@ kvm_processes() {
 		       -e '/ -> \/dev\/kvm\( (deleted)\)\{0,1\}$/{x;p;x;}' \
 		       -e '/ -> anon_inode:kvm-/{x;p;x;}' | sort -un)
 	for pid in $open; do
-		# What this script itself was started with does not tell who.
+		# Skip this script and its children: they only inherited the open files.
 		if [ "$pid" != $$ ] && ! grep -qs "^PPid:.$$\$" "/proc/$pid/status" && [ -e "/proc/$pid" ]; then
 			echo "$pid ($(cat "/proc/$pid/comm"))"
 		fi
 	done | paste -s -d , - | sed 's/,/, /g'
 }
 
-# check_idle: nothing uses KVM
+# check_idle: die if anything uses KVM
 check_idle() {
 	for m in $vendors kvm; do
 		loaded "$m" || continue
@@ -104,15 +104,16 @@ check_idle() {
 		references=$(cat "/sys/module/$m/refcnt")
 		if [ "$references" != 0 ]; then
 			who=$(kvm_processes)
-			die "KVM is in use by ${who:-"$references references to $m, of no process"}:" \
-			    "end that first; nothing was changed"
+			die "KVM is in use by ${who:-"$references references to $m that no process holds"}:" \
+			    "end that use first; nothing was changed"
 		fi
 	done
 }
 
 # ---- Parameters -----------------------------------------------------------------
 
-# configured MODULE: what modprobe.d and the kernel's command line give it, as modprobe would
+# configured MODULE: print its options in modprobe.d and on the kernel's command line,
+# like modprobe
 configured() {
 	either=$(echo "$1" | sed 's/_/[_-]/g')
 	{
@@ -121,7 +122,7 @@ configured() {
 	} | tr '\n' ' '
 }
 
-# values: of all parameters that can be read
+# values: print all parameters that can be read
 values() {
 	for m in kvm $vendors; do
 		for p in "/sys/module/$m/parameters"/*; do
@@ -130,7 +131,8 @@ values() {
 	done
 }
 
-# differing: the lines of before that are not so now, for parameters there still are
+# differing: print the lines of $before whose parameter still exists and now has
+# another value
 differing() {
 	while read -r m setting; do
 		p=/sys/module/$m/parameters/${setting%%=*}
@@ -142,10 +144,10 @@ differing() {
 	EOF
 }
 
-# restore: parameters as they were when the modules were taken out. Which of them
-# were given, and which come of the hardware, cannot be read; so only those are
-# set that come out different without. What can be written now is; for the rest,
-# extra is what to load the modules with again.
+# restore: set parameters to the values that they had in the old modules. The kernel
+# does not tell which values were given and which depend on the hardware, so only
+# parameters that now differ are set. A writable parameter is written now. The others
+# go to $extra, and the modules must be loaded again with it.
 restore() {
 	extra=
 	while read -r m setting; do
@@ -163,7 +165,7 @@ restore() {
 
 # ---- Out and in -----------------------------------------------------------------
 
-# find_module MODULE SET: prints its file
+# find_module MODULE SET: print its file
 find_module() {
 	if [ "$2" != distribution ]; then
 		found=$2/$(file_of "$1").ko
@@ -173,13 +175,13 @@ find_module() {
 	fi
 }
 
-# plan SET: what takes time and can be known before: the files, in the order to
-# load them, and their options
+# plan SET: prepare everything slow before the swap: the files, in load order, and
+# their options
 plan() {
 	files=
 	for m in kvm $vendors; do
 		file=$(find_module "$m" "$1")
-		why="the $1's $(file_of "$m").ko is not in ${MODDIR:-/lib/modules/$kernel} (MODDIR= says where)"
+		why="the $1's $(file_of "$m").ko is not in ${MODDIR:-/lib/modules/$kernel} (set MODDIR= to its directory)"
 		[ -n "$file" ] || return 1
 		for needed in $(modinfo -F depends "$file" | tr ,- ' _'); do
 			case " kvm $vendors " in *" $needed "*) continue ;; esac
@@ -195,7 +197,7 @@ plan() {
 	done
 }
 
-# take_out: what is loaded of KVM
+# take_out: unload KVM's modules that are loaded
 take_out() {
 	for m in $vendors kvm; do
 		! loaded "$m" || why=$(rmmod "$m" 2>&1) || return 1
@@ -208,7 +210,7 @@ all_loaded() {
 	done
 }
 
-# put_in: what is planned and not loaded
+# put_in: load the planned modules that are not loaded
 put_in() {
 	while read -r m file options; do
 		if [ -z "$m" ] || loaded "$m"; then
@@ -224,21 +226,21 @@ put_in() {
 	EOF
 }
 
-# bring_up: load what is planned, with the parameters that were in force
+# bring_up: load the planned modules, with the parameters of the old ones
 bring_up() {
 	extra=
 	put_in || return 1
 	restore
 	if [ -n "$extra" ]; then
-		# When a VM was quick to start, that stays as it is.
+		# If a VM has started already, the modules stay as they are.
 		take_out || true
 		put_in || return 1
 		restore
 	fi
 }
 
-# swap SET: take out what is there and bring SET up; when that fails, end with
-# what was there, as far as it can be had
+# swap SET: take out the loaded modules and bring SET up. If that fails, bring the
+# distribution's modules up, unless none were loaded before.
 swap() {
 	plan "$1" || die "$why; nothing was changed"
 	was=none
@@ -251,7 +253,7 @@ swap() {
 	elif bring_up; then
 		ended=$(uptime_cs)
 		lost=$(differing | tr '\n' ' ')
-		[ -z "$lost" ] || say "module parameters that could not be kept: $lost"
+		[ -z "$lost" ] || say "module parameters that could not be restored: $lost"
 		return
 	fi
 	failure=$why
@@ -260,16 +262,16 @@ swap() {
 	if plan distribution && bring_up; then
 		die "$failure; the distribution's KVM is in its place"
 	fi
-	die "$failure; and the distribution's KVM cannot be loaded either: $why"
+	die "$failure; the distribution's KVM does not load either: $why"
 }
 
-# uptime_cs: time since boot in hundredths of a second
+# uptime_cs: print the time since boot in hundredths of a second
 uptime_cs() {
 	read -r up _ </proc/uptime
 	echo "${up%.*}${up#*.}"
 }
 
-# report: what runs now
+# report: print the loaded modules and the time of the swap
 report() {
 	for m in kvm $vendors; do
 		version=$(cat "/sys/module/$m/version" 2>/dev/null || echo "the distribution's")

@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The series as commits: what scripts/assemble and scripts/refresh share.
+"""The series as commits: code that scripts/assemble and scripts/refresh share.
 
-patches/series lists the patches in their order, each as TOPIC/NAME.patch below
-patches/. A patch is a mail with a diff. A new file of the kernel is not in a
-diff: the patch that brings it names it in an "Overlay:" line, and the repository
-has it at its kernel path, as it is at the end of the series. Later patches edit
-such a file by ordinary hunks. What it looks like when it enters is found by
-taking those hunks off again, from the last patch to the first (first_states()).
+patches/series lists the patches in order, each as TOPIC/NAME.patch below
+patches/. A patch is a mail with a diff. Diffs do not contain new kernel files:
+the patch that adds such a file names it in an "Overlay:" line, and the
+repository keeps the file at its kernel path, in the state that it has at the
+end of the series. Later patches edit such a file with ordinary hunks. To find
+its first state, first_states() takes those hunks off again, from the last patch
+to the first.
 
-A commit holds a patch with its new files. These rules make each the image of
-the other, and are checked in both directions:
+A commit holds a patch with its new files. These rules make commits and patches
+equivalent, and are checked in both directions:
 
  - a commit adds exactly the files that its patch claims;
  - no commit removes a file that an earlier one adds;
  - the last commit has the new files as they are in the repository;
- - author, date and message are the mail's, and the committer is the author.
+ - author, date and message come from the mail, and the committer is the author.
 
-The last makes the commits a function of Linux and the repository's files, and
-so does the root commit of Linux, which is made here whatever the tree came
-from. Hence equal hashes mean equal sources, everywhere.
+The last rule makes the commits a function of Linux and the repository's files.
+So does the root commit of Linux: it is made here, wherever the tree came from.
+Hence equal hashes mean equal sources, everywhere.
 
 Diffs in patches/ have no "index" lines, and their line numbers may be off, as
-git apply allows: a change to one patch leaves the files of the others alone.
+git apply allows. A change to one patch therefore leaves the other patch files
+alone.
 """
 
 import argparse
@@ -41,9 +43,9 @@ CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'kvm-
 PACKAGE = 'linux-source-6.12'
 
 BRANCH = 'kvm-mem'
-# Where the repository keeps new kernel files, each at its kernel path ...
+# The repository keeps new kernel files below these, each at its kernel path ...
 NEW_DIRS = ('arch', 'virt', 'drivers', 'include', 'Documentation', 'tools', 'samples')
-# ... but for these (kernel path: path here).
+# ... except these (kernel path: path here).
 MOVED = {'virt/kvm/Kconfig.mem': 'Kconfig'}
 
 SERIES_LINE = re.compile(r'([a-z0-9][a-z0-9-]*)/([^/\s]+\.patch)')
@@ -55,7 +57,7 @@ class Fail(Exception):
 
 
 def run_main(main):
-    """Run main(), and end as scripts/lib.sh's die() would on Fail."""
+    """Run main(). On Fail, exit like die() in scripts/lib.sh."""
     try:
         main()
     except Fail as error:
@@ -67,8 +69,8 @@ def run_main(main):
 
 
 def arguments(doc, *switches, **options):
-    """The command line: DIR, switches, and options with a value of some type; -h
-    prints doc."""
+    """Parse the command line: DIR, switches, and options with a value of the given
+    type. -h prints doc."""
     parser = argparse.ArgumentParser()
     parser.format_help = lambda: f'{doc}\n'
     parser.format_usage = lambda: f'{doc.splitlines()[0]}\n'
@@ -102,8 +104,8 @@ def progress_end():
 class Git:
     """git in one repository, regardless of the user's configuration.
 
-    With own=True the repository is the user's and so is the configuration
-    (safe.directory, above all)."""
+    With own=True the repository is the user's, and the user's configuration
+    applies (safe.directory, above all)."""
 
     def __init__(self, directory, own=False, env=None):
         self.directory = Path(directory)
@@ -114,7 +116,7 @@ class Git:
         self.env.update(env or {})
 
     def run(self, *args, stdin=None, env=None, check=True):
-        """The finished process; its output in bytes."""
+        """Run git; return the finished process, with its output in bytes."""
         done = subprocess.run(
             ['git', '-C', self.directory, *args], input=stdin, check=False,
             env=self.env | (env or {}), capture_output=True)
@@ -124,7 +126,7 @@ class Git:
         return done
 
     def __call__(self, *args, **kwargs):
-        """Its standard output, stripped."""
+        """Run git; return its standard output, stripped."""
         return self.run(*args, **kwargs).stdout.decode(errors='surrogateescape').strip()
 
     def succeeds(self, *args):
@@ -139,12 +141,12 @@ class Git:
         return self.directory / self('rev-parse', '--git-path', name)
 
     def names(self, *args, **kwargs):
-        """Output that is a list of NUL-ended names."""
+        """Run git; return the list of NUL-terminated names that it prints."""
         out = self.run(*args, **kwargs).stdout.decode(errors='surrogateescape')
         return [name for name in out.split('\0') if name]
 
     def changes(self, old, new):
-        """What new has changed of old: {path: 'A', 'M', 'D' or 'T'}."""
+        """The changes from old to new: {path: 'A', 'M', 'D' or 'T'}."""
         fields = self.names('diff-tree', '-r', '-z', '--no-renames', '--name-status', old, new)
         return dict(zip(fields[1::2], fields[::2]))
 
@@ -155,7 +157,7 @@ def identity(name, email, date):
 
 
 def commit_linux(git, tree, version):
-    """The root commit: the same for the same tree, wherever it came from."""
+    """Make the root commit: the same one for the same tree, wherever it came from."""
     return git('commit-tree', tree, stdin=f'Linux {version}\n'.encode(),
                env=identity('kvm-mem', 'kvm-mem@localhost', '@0 +0000'))
 
@@ -166,7 +168,7 @@ def commit_linux(git, tree, version):
 class Linux:
     version: str
     tree: str       # the tree object
-    objects: Path   # the object store that has it
+    objects: Path   # the object store that holds it
 
 
 def base_version(root=ROOT):
@@ -176,7 +178,7 @@ def base_version(root=ROOT):
 def version_of(makefile, where):
     value = dict(re.findall(r'^(VERSION|PATCHLEVEL|SUBLEVEL) *= *(\d+)$', makefile, re.M))
     if len(value) != 3:
-        raise Fail(f'{where} is not a Linux tree: its Makefile states no version')
+        raise Fail(f'{where} is not a Linux tree: its Makefile has no version')
     return '{VERSION}.{PATCHLEVEL}.{SUBLEVEL}'.format(**value)
 
 
@@ -189,12 +191,12 @@ def usable(version, base):
 def refuse(where, version, base):
     series = base.rsplit('.', 1)[0]
     raise Fail(f'{where} is Linux {version}, and the series is against {base}:\n'
-               f'give {base} or a later {series}.N')
+               f'use {base} or a later {series}.N')
 
 
 def find_linux(base):
-    """Linux: the tree KSRC, or the archive's sources, of the version KSRC or else
-    of base, or a later one when the archive has dropped base."""
+    """Linux from the tree KSRC, or from the archive's sources. KSRC may be a
+    version; otherwise it is base, or a later version if the archive dropped base."""
     ksrc = os.environ.get('KSRC')
     if not ksrc:
         return from_package(base)
@@ -216,14 +218,14 @@ def from_ksrc(ksrc, base):
         return Linux(version, git('rev-parse', 'HEAD^{tree}'), git.path('objects').resolve())
     for name in ('.config', 'include/generated'):
         if (ksrc / name).exists():
-            raise Fail(f'KSRC={ksrc} was built in ({name} is there): "make mrproper" there,\n'
-                       'or, in a git tree, commit or stash what is changed')
+            raise Fail(f'KSRC={ksrc} was built in (it has {name}): run "make mrproper" there or,\n'
+                       'in a git tree, commit or stash the changes')
     return import_tree(ksrc, version)
 
 
 def import_tree(ksrc, version):
-    """A tree that is not in git, as it is now. The index which is kept makes
-    the next time quick."""
+    """Import a tree that is not in git, as it is now. The saved index makes the
+    next import quick."""
     key = hashlib.sha1(os.fsencode(ksrc)).hexdigest()[:12]
     with locked_cache():
         store = CACHE / f'ksrc-{version}-{key}'
@@ -243,8 +245,8 @@ def import_tree(ksrc, version):
 
 
 def from_package(version, exactly=False):
-    """The Linux of the archive's source package, downloaded and unpacked once into
-    the cache. Nothing is installed."""
+    """Linux from the archive's source package, downloaded and unpacked into the
+    cache once. Nothing is installed."""
     if not pristine(version).exists():
         package = choose_package(version, exactly)
         version = upstream(package)
@@ -261,12 +263,12 @@ def upstream(package):
 
 
 def apt(tool, *args, cwd=None):
-    """Output of apt-get or apt-cache."""
+    """Run apt-get or apt-cache; return its output."""
     try:
         done = subprocess.run([tool, *args], cwd=cwd, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise Fail(f'there is no {tool} here, which gets Linux from Debian:\n'
-                   'give a tree of Linux as KSRC=/path/to/tree') from None
+        raise Fail(f'this machine has no {tool} to get Linux from Debian:\n'
+                   'name a Linux tree with KSRC=/path/to/tree') from None
     if done.returncode:
         raise Fail(f'{tool} {" ".join(args)} failed ("apt-get update" may help):\n'
                    + done.stderr.rstrip())
@@ -274,7 +276,7 @@ def apt(tool, *args, cwd=None):
 
 
 def choose_package(version, exactly):
-    """The newest package of that Linux or, unless exactly, of a later one."""
+    """The newest package of that Linux version or, unless exactly, of a later one."""
     lines = apt('apt-cache', 'madison', PACKAGE).splitlines()
     have = [line.split('|')[1].strip() for line in lines if line.count('|') >= 2]
     for package in have:
@@ -286,7 +288,7 @@ def choose_package(version, exactly):
     there = ', '.join(dict.fromkeys(upstream(package) for package in have))
     raise Fail(f'the archive has no {PACKAGE} of Linux {version}, '
                + (f'only of {there}' if have else 'nor of any other version')
-               + ':\nrun apt-get update, or give a tree of that version as KSRC=/path/to/tree')
+               + ':\nrun apt-get update, or name a tree of that version with KSRC=/path/to/tree')
 
 
 def pristine(version):
@@ -294,7 +296,7 @@ def pristine(version):
 
 
 def unpack(package):
-    """Into the cache, as a git tree."""
+    """Unpack the package into the cache, as a git tree."""
     version = upstream(package)
     with unfinished(pristine(version)) as tree:
         tree.mkdir()
@@ -302,7 +304,7 @@ def unpack(package):
             progress(f'downloading {PACKAGE} {package} (once)')
             apt('apt-get', '-q', '-o', 'APT::Sandbox::User=root', 'download',
                 f'{PACKAGE}={package}', cwd=scratch)
-            progress('unpacking it (once)')
+            progress('unpacking the package (once)')
             done = subprocess.run(
                 ['bash', '-c', 'set -o pipefail; dpkg-deb --fsys-tarfile *.deb |'
                  ' tar -xO "./usr/src/$1.tar.xz" | tar -xJ -C "$2" --strip-components=1',
@@ -313,7 +315,7 @@ def unpack(package):
         found = version_of((tree / 'Makefile').read_text(), PACKAGE)
         if found != version:
             raise Fail(f'{PACKAGE} has Linux {found}, though it says {version}')
-        progress('importing it into git (once)')
+        progress('importing the sources into git (once)')
         git = make_repository(tree, branch='pristine')
         git.run('add', '-A', '-f', '.')
         commit = commit_linux(git, git('write-tree'), version)
@@ -322,7 +324,7 @@ def unpack(package):
 
 
 class locked_cache:
-    """Only one process at a time adds to the cache."""
+    """Lets only one process at a time add to the cache."""
 
     def __enter__(self):
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -334,7 +336,7 @@ class locked_cache:
 
 
 class unfinished:
-    """A directory that gets its name when it is whole."""
+    """A directory that gets its final name when it is complete."""
 
     def __init__(self, final):
         self.final = final
@@ -352,13 +354,13 @@ class unfinished:
 
 
 def make_repository(directory, bare=False, branch=BRANCH):
-    """A new git repository for kernels, in a directory that may have files."""
+    """Make a git repository for kernels, in a directory that may have files."""
     directory.mkdir(parents=True, exist_ok=True)
     git = Git(directory)
     git.run('init', '-q', '-b', branch, *(['--bare'] if bare else []))
     git.run('config', 'core.compression', '1')
     git.run('config', 'gc.auto', '0')
-    # As the kernel's own .gitattributes, which a bare repository does not see.
+    # Like the kernel's own .gitattributes, which a bare repository does not see.
     attributes = git.path('info/attributes')
     attributes.parent.mkdir(exist_ok=True)
     attributes.write_text('*.c diff=cpp\n*.h diff=cpp\n')
@@ -371,8 +373,8 @@ def make_repository(directory, bare=False, branch=BRANCH):
 class Patch:
     name: str       # as in patches/series: TOPIC/NAME.patch
     info: dict      # the mail's Author, Email, Date, Subject
-    message: bytes  # the commit's
-    claims: list    # kernel paths of the files that enter with it
+    message: bytes  # the commit message
+    claims: list    # kernel paths of the files that the patch adds
     diff: bytes
 
     @property
@@ -387,7 +389,7 @@ class Series:
         self.root = root
         self.file = root / 'patches/series'
         if not self.file.is_file():
-            raise Fail(f'{self.file} is missing: it lists the patches in their order')
+            raise Fail(f'{self.file} is missing: it lists the patches in order')
         lines = [line.strip() for line in self.file.read_text().splitlines()]
         self.names = [line for line in lines if line and not line.startswith('#')]
         for name in self.names:
@@ -406,7 +408,7 @@ class Series:
             raise Fail(f'patches/series names {name} twice')
 
     def check_order(self):
-        """The patches of a topic are together."""
+        """Fail unless the patches of each topic are together."""
         for before, patch in zip(self.patches, self.patches[1:]):
             first = next(p for p in self.patches if p.topic == patch.topic)
             if patch.topic != before.topic and first is not patch:
@@ -414,11 +416,11 @@ class Series:
                            f'the patches of topic {patch.topic}\nmust be together')
 
     def source(self, path):
-        """Where the new file of that kernel path is in the repository."""
+        """The repository's file for a kernel path."""
         return self.root / MOVED.get(path, path)
 
     def check_claims(self):
-        """Every new file is claimed by exactly one patch."""
+        """Fail unless exactly one patch claims each new file."""
         owner = {}
         for patch in self.patches:
             for path in patch.claims:
@@ -431,27 +433,26 @@ class Series:
         claimed = {MOVED.get(path, path) for path in owner}
         for path in sorted(new_files(self.root) - claimed):
             raise Fail(f'{path} is claimed by no patch: name it in an "Overlay:" line\n'
-                       'of the patch it belongs to, or remove it')
+                       'of the patch that adds it, or remove it')
         for path in sorted(patch_files(self.root)):
             if path.removeprefix('patches/') not in self.names:
-                raise Fail(f'{path} is not in patches/series: add its line where it belongs,\n'
-                           'or remove it')
+                raise Fail(f'{path} is not in patches/series: add it there, or remove the file')
 
 
 def patch_files(root):
-    """The patches there are, in patches/series or not."""
+    """All patch files, whether or not patches/series lists them."""
     return {str(path.relative_to(root)) for path in (root / 'patches').rglob('*.patch')}
 
 
 def new_files(root):
-    """The repository's new kernel files, known to git or not yet."""
+    """The repository's new kernel files, tracked by git or not."""
     names = Git(root, own=True).names('ls-files', '-z', '-c', '-o', '--exclude-standard',
                                       '--', *NEW_DIRS, *MOVED.values())
     return {name for name in names if os.path.lexists(root / name)}
 
 
 def listing(root):
-    """What the commits are made of: {path in the repository: hash}."""
+    """The files that the commits are made of: {path in the repository: hash}."""
     paths = new_files(root) | patch_files(root) | {'patches/series'}
     return {path: digest(root / path) for path in sorted(paths) if (root / path).is_file()}
 
@@ -474,7 +475,7 @@ def read_patch(directory, name):
         info = dict(line.split(': ', 1) for line in info.splitlines() if ': ' in line)
         for field, header in (('Email', 'From'), ('Date', 'Date'), ('Subject', 'Subject')):
             if not info.get(field):
-                raise Fail(f'{name} has no {header}: line: a patch begins like a mail')
+                raise Fail(f'{name} has no "{header}:" line: a patch begins like a mail')
         message = info['Subject'].encode() + b'\n\n' + body.read_bytes()
         notes, diff = split_diff(rest.read_bytes())
     claims = []
@@ -482,7 +483,7 @@ def read_patch(directory, name):
         if line.startswith('Overlay:'):
             claims += [claim(name, word) for word in line.split()[1:]]
     if not claims and not diff:
-        raise Fail(f'{name} changes nothing: after the message goes a line "---",\n'
+        raise Fail(f'{name} changes nothing: after the message, write a line "---",\n'
                    'then "Overlay: FILE" lines, a diff, or both')
     return Patch(name, info, git.run('stripspace', stdin=message).stdout, claims, diff)
 
@@ -513,7 +514,7 @@ def sections(diff):
 
 
 def section_path(part):
-    """The path that a file's part of a diff is about; no diff here renames."""
+    """The path of a file's part of a diff; diffs here rename no files."""
     head = part.split(b'\n@@ ', 1)[0]
     found = (re.search(rb'^\+\+\+ b/(.*?)\t?$', head, re.M) or re.search(rb'^--- a/(.*?)\t?$', head, re.M)
              or re.match(rb'diff --git a/.* b/(.*)$', head, re.M))
@@ -530,8 +531,8 @@ def overlay_lines(paths):
 class Builder:
     """Makes the commits of a series in a repository, without its work tree.
 
-    A commit is a function of its parent and its patch, so one made before is
-    taken from the repository."""
+    A commit is a function of its parent and its patch, so commits that the
+    repository already has are reused."""
 
     def __init__(self, git, linux, series):
         self.git = git
@@ -541,7 +542,7 @@ class Builder:
         self.index = git.path(f'kvm-mem-index.{os.getpid()}')
         self.env = {'GIT_INDEX_FILE': str(self.index.resolve())}
         self.index_of = None    # the commit in the index
-        self.entering = {}      # {path: (mode, blob)} of new files as they enter
+        self.entering = {}      # {path: (mode, blob)} of new files when they enter
 
     def build(self):
         """All commits, Linux's first."""
@@ -584,7 +585,7 @@ class Builder:
         return key.hexdigest()
 
     def final_states(self):
-        """{path: (mode, blob)} of the new files as the repository has them."""
+        """{path: (mode, blob)} of the new files in the repository."""
         paths = [path for patch in self.series.patches for path in patch.claims]
         if not paths:
             return {}
@@ -594,7 +595,7 @@ class Builder:
         return {path: (mode_of(source), blob) for path, source, blob in zip(paths, sources, blobs)}
 
     def first_states(self):
-        """{path: (mode, blob)} of the new files as they enter: the final states,
+        """{path: (mode, blob)} of the new files when they enter: their final states
         without the hunks of later patches."""
         final, first, later = self.final_states(), {}, set()
         self.git.run('read-tree', '--empty', env=self.env)
@@ -617,7 +618,8 @@ class Builder:
             errors = done.stderr.decode(errors='replace')
             raise Fail(f'{patch.name} edits a file of the series, and its hunks do not come off again:\n'
                        + hunks_named(hunks, errors)
-                       + 'The file in the repository is its final state: it must have what the patch adds.')
+                       + 'The repository has the final state of the file: it must have the lines '
+                       'that the patch adds.')
 
     def in_index(self, path):
         mode, blob, *_ = self.git('ls-files', '-s', '--', f':(literal){path}', env=self.env).split()
@@ -631,11 +633,11 @@ class Builder:
                          env=self.env)
 
     def check_end(self, commit):
-        """The hunks went back on where they came off."""
+        """Fail unless each hunk went back on where it came off."""
         for path, (mode, blob) in self.final_states().items():
             now = self.git('ls-tree', commit, '--', path).split()
             if now[:1] + now[2:3] != [mode, blob]:
-                raise Fail(f'{path} is not the same at the end of the series as in the repository:\n'
+                raise Fail(f'{path} differs between the end of the series and the repository:\n'
                            "a later patch's hunk fits in two places. Give it exact line numbers:\n"
                            f'git diff {commit[:12]}:{path} {blob[:12]}   (in {self.git.directory})')
 
@@ -662,23 +664,23 @@ class Builder:
             raise Fail(self.why(patch, done.stderr.decode(errors='replace'), parent))
 
     def why(self, patch, errors, parent):
-        """git apply's errors, with the hunks that it means."""
+        """git apply's errors, with the hunks that they are about."""
         after = self.git('log', '-1', '--format=%s', parent)
         text = f'{patch.name} does not apply after "{after}":\n' + hunks_named(patch.diff, errors)
         base = base_version(self.series.root)
         if self.linux.version != base:
             root = self.git('rev-list', '--max-parents=0', parent)
             text += (f'This is Linux {self.linux.version}; the series is against {base}. '
-                     f'To bring it there:\ngit rebase --onto {root[:12]} base   in {self.git.directory}, '
-                     'and scripts/refresh')
+                     f'To rebase it, run:\ngit rebase --onto {root[:12]} base   in {self.git.directory}, '
+                     'then scripts/refresh')
         return text.rstrip('\n')
 
     def check(self, parent, tree, patch, owner):
-        """The rules at the head of this file."""
+        """Check the rules at the head of this file."""
         changes = self.git.changes(parent, tree)
         for path, kind in changes.items():
             if path in owner and kind == 'D':
-                raise Fail(f'{patch.name} removes {path}, which {owner[path]} brings:\n'
+                raise Fail(f'{patch.name} removes {path}, which {owner[path]} adds:\n'
                            'leave it out there')
             if kind == 'A' and path not in patch.claims:
                 raise Fail(f'the diff of {patch.name} adds {path}: a new file goes to {path}\n'
@@ -691,7 +693,7 @@ class Builder:
 
 
 def hunks_named(diff, errors):
-    """git apply's errors, with the hunks that it means."""
+    """git apply's errors, with the hunks that they are about."""
     text = ''
     for line in errors.splitlines():
         found = re.fullmatch(r'error: patch failed: (.*):(\d+)', line)
@@ -703,7 +705,7 @@ def hunks_named(diff, errors):
 
 
 def hunk_at(diff, path, line):
-    """The hunk for a file's line, as text for a person."""
+    """The hunk at a line of a file, as readable text."""
     start = re.search(rf'^--- (?:a/)?{re.escape(path)}(?:\t.*)?$', diff, re.M)
     section = re.split(r'^(?:diff --git |--- )', diff[start.end():], 1, re.M)[0] if start else ''
     hunks = re.split(r'^(?=@@ )', section, 0, re.M)[1:]
@@ -715,7 +717,7 @@ def hunk_at(diff, path, line):
 
 
 def lend_objects(git, linux):
-    """Let the repository read Linux's objects where they are."""
+    """Let the repository read Linux's objects in their own store."""
     alternates = git.path('objects/info/alternates')
     have = alternates.read_text().splitlines() if alternates.exists() else []
     if str(linux.objects) not in have:
@@ -726,16 +728,16 @@ def lend_objects(git, linux):
 # The assembled tree ---------------------------------------------------------
 
 def check_quiet(git):
-    """No rebase, merge or the like is half done."""
+    """Fail if a rebase, merge or similar operation is half done."""
     for name in ('rebase-merge', 'rebase-apply', 'MERGE_HEAD', 'CHERRY_PICK_HEAD', 'REVERT_HEAD'):
         if git.path(name).exists():
             what = re.sub('[-_](merge|apply|HEAD)$', '', name).lower().replace('_', '-')
-            raise Fail(f'a {what} is under way in {git.directory}: finish it or give it up first')
+            raise Fail(f'a {what} is under way in {git.directory}: finish or abort it first')
 
 
 def uncommitted(git):
-    """Tracked files that differ from HEAD (and from the state to which a
-    check-out that was interrupted was on its way)."""
+    """Tracked files that differ from HEAD (and from the target of a check-out
+    that was interrupted)."""
     def differing(commit):
         return set(git.names('diff', '-z', '--name-only', '--no-renames', '--no-ext-diff', commit))
 
@@ -752,7 +754,7 @@ def some(paths):
 
 
 def remember(git, commit, how, files):
-    """Record that commit is in the repository's files, when they are as listed."""
+    """Record that the repository's files, as listed, contain the commit."""
     git.run('config', how, 'kvm-mem.produced', commit)
     text = ''.join(f'{value} {path}\n' for path, value in files.items())
     blob = git('hash-object', '-w', '--stdin', stdin=text.encode(errors='surrogateescape'))

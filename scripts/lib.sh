@@ -1,16 +1,18 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the shell scripts share. A script in a folder of the repository begins with
+# Functions that the shell scripts share. A script in a folder of the repository
+# begins with
 #
 #	set -euo pipefail
 #	# shellcheck source=scripts/lib.sh
 #	. "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
 #
-# and has: ROOT   the repository
-#          BASE   the Linux version the series is against
-#          CACHE  what outlives the checkout; anything in it is made under
-#                 a temporary name and renamed when it is whole
+# and can then use:
+#          ROOT   the repository
+#          BASE   the Linux version that the series is against
+#          CACHE  files that outlive the checkout; a script makes each under a
+#                 temporary name, and renames it when it is complete
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034
@@ -18,38 +20,38 @@ BASE=$(<"$ROOT/BASE")
 # shellcheck disable=SC2034
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/kvm-mem
 
-# A second checkout finds what the first one compiled.
+# A second checkout reuses what the first one compiled.
 export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
 
-# What git sets for a hook is about another repository than those used here.
+# Variables that git sets for a hook refer to a repository that is not used here.
 # shellcheck disable=SC2046
 unset $(git rev-parse --local-env-vars 2>/dev/null)
 
-# say MESSAGE: what is going on, for the person who waits.
+# say MESSAGE: tell the user what is going on.
 say() {
 	printf '%s\n' "$*" >&2
 }
 
-# die MESSAGE: say what is wrong and what to do, and end.
+# die MESSAGE: say what is wrong and what to do, and exit.
 die() {
 	printf '%s: %s\n' "${0##*/}" "$*" >&2
 	exit 1
 }
 
-# usage: print the comment at the head of the script (for -h).
+# usage: print the comment at the head of the script, for -h.
 usage() {
 	awk 'NR > 2 && !/^#/ { exit }
 	     /^#!/ || /SPDX-License-Identifier/ { next }
 	     { sub(/^# ?/, ""); if (n++ || NF) print }' "$0"
 }
 
-# on_terminal: does a person watch standard error?
+# on_terminal: is standard error a terminal?
 on_terminal() {
 	[ -t 2 ] && [ "${TERM:-dumb}" != dumb ]
 }
 
-# progress MESSAGE: on a terminal a line that the next one replaces,
-# elsewhere a line like any other. progress_end clears it.
+# progress MESSAGE: on a terminal, print a line that the next one replaces;
+# elsewhere, print an ordinary line. progress_end clears the last one.
 progress() {
 	if on_terminal; then
 		printf '\r\033[K%.*s' "$((${COLUMNS:-80} - 1))" "$*" >&2
@@ -64,19 +66,19 @@ progress_end() {
 	fi
 }
 
-# cross ARCH: what the names of the tools for it begin with
+# cross ARCH: print the prefix of the cross tools for ARCH
 cross() {
 	if [ "$1" = arm64 ]; then
 		printf aarch64-linux-gnu-
 	fi
 }
 
-# compiler ARCH: its C compiler, through ccache where that is there
+# compiler ARCH: print the C compiler for ARCH, with ccache if it is installed
 compiler() {
 	printf '%s%sgcc' "$(! command -v ccache >/dev/null || printf 'ccache ')" "$(cross "$1")"
 }
 
-# kbuild ARCH LINUX OBJ ARGUMENT...: make, in the kernel tree LINUX, into OBJ
+# kbuild ARCH LINUX OBJ ARGUMENT...: run make in the kernel tree LINUX, output to OBJ
 kbuild() {
 	local arch=$1 linux=$2 obj=$3
 	shift 3
@@ -85,8 +87,8 @@ kbuild() {
 		-j"$(nproc)" --output-sync=target "$@"
 }
 
-# splats LOG: print what in a kernel log lab/splat-policy calls a splat; fails if
-# there is none. A log that cannot be judged counts as a splat.
+# splats LOG: print the lines of a kernel log that are splats by lab/splat-policy,
+# and fail if there are none. A log that cannot be scanned counts as a splat.
 splats() {
 	! {
 		make -s -C "$ROOT/lab/guest" O="$ROOT/build/lab" "$ROOT/build/lab/scan" &&
@@ -94,18 +96,18 @@ splats() {
 	}
 }
 
-# mirror LABEL: where apt has the archive of that label from
+# mirror LABEL: print the URI from which apt gets the archive with that label
 mirror() {
 	# shellcheck disable=SC2016
 	apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
 		awk -v label="$1" '$1 == label { print $2; exit }'
 }
 
-# KTAP, as the kernel's own helpers print it. ktap_plan N, then N rows, then
-# ktap_end, which ends the script with the test's status.
-# ktap_case NAME COMMAND... is a row: the command runs in a subshell with
-# errexit on; what it wrote becomes diagnostics when it fails; with status 4
-# it is a skip, for the reason in the last line written.
+# KTAP, printed by the kernel's own helpers. A script calls ktap_plan N, then
+# prints N rows, then calls ktap_end, which exits with the test's status.
+# ktap_case NAME COMMAND... prints a row. It runs the command in a subshell with
+# errexit on. If the command fails, its output becomes diagnostics. Status 4 is a
+# skip; the last line of the output is the reason.
 ktap_plan() {
 	local helpers=$ROOT/build/linux/tools/testing/selftests/kselftest/ktap_helpers.sh
 	[ -e "$helpers" ] || "$ROOT/scripts/assemble" >&2
@@ -117,7 +119,7 @@ ktap_plan() {
 
 ktap_row() {	# STATUS NAME [REASON]
 	local -
-	set -f	# the helpers do not quote a name
+	set -f	# the helpers do not quote the name
 	case $1 in
 	0)	ktap_test_pass "$2" ;;
 	4)	# ktap_test_skip has no room for the reason.
@@ -134,7 +136,7 @@ ktap_case() {	# NAME COMMAND...
 	if on_terminal; then
 		progress "[$KTAP_TESTNO/$KSFT_NUM_TESTS] $name"
 	fi
-	# Not in a condition, where bash ignores errexit.
+	# Not in a condition: bash ignores errexit there.
 	set +e
 	(set -e; "$@") >"$log" 2>&1
 	status=$?

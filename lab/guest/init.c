@@ -2,30 +2,32 @@
 /*
  * init of the lab's machines, and its reader of the kernel log.
  *
- * As process 1 it mounts what tests need, loads the modules it was given, runs
- * one command, and reports.  The host prepares these files:
+ * As process 1 it mounts the file systems that tests need, loads the modules
+ * that the host lists, runs one command, and reports.  The host prepares these
+ * files:
  *
- *   /.lab/load     modules, one a line: path, then parameters
+ *   /.lab/load     modules, one per line: path, then parameters
  *   /.lab/command  argument vector, each argument ended by a NUL
  *   /.lab/token    random word of this run, the first word of every report
- *   /.lab/policy   what counts as a splat in the kernel log, see splat-policy
+ *   /.lab/policy   patterns of splats in the kernel log, see splat-policy
  *
- * There are three channels, so that nothing has to be guessed from a console:
+ * Three channels keep the command's output and the reports apart from the
+ * console:
  *
  *   ttyS0  kernel log
  *   ttyS1  the command's output, byte for byte
- *   ttyS2  reports, one a line:
+ *   ttyS2  reports, one per line:
  *            TOKEN load             the modules are about to be loaded
  *            TOKEN up               the command is about to start
  *            TOKEN fail MESSAGE     there is no machine to run it on
  *            TOKEN splat MESSAGE    a line of the kernel log, with its context
  *            TOKEN end STATUS N     verdict: the command's status, N splats
  *
- * The verdict is written last, after the kernel log was scanned.  A log that
- * cannot be read, or a policy that cannot, counts as a splat.
+ * init scans the kernel log and then writes the verdict.  A log or a policy that
+ * cannot be read counts as a splat.
  *
- * Run as "/init scan FILE", it prints the splats since the sequence number in
- * FILE, advances that number, and exits 1 if there were any.
+ * "/init scan FILE" prints the splats since the sequence number in FILE, advances
+ * that number, and exits with 1 if there were any splats.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -88,7 +90,7 @@ static void fail(const char *what, const char *which)
 
 /* ---- the kernel log ---------------------------------------------------- */
 
-/* A message of several lines comes with its line ends written as \x0a. */
+/* The log encodes a newline within a message as \x0a. */
 static void unescape(char *s)
 {
 	char *to = s;
@@ -103,8 +105,8 @@ static void unescape(char *s)
 }
 
 /*
- * Cuts a record, "PRIORITY,NUMBER,...;TEXT", down to its text, and puts its
- * number into *at.  NULL for a record of another form.
+ * Returns the text of a record, "PRIORITY,NUMBER,...;TEXT", and puts its number
+ * into *at.  Returns NULL for a record of another form.
  */
 static char *record_text(char *rec, unsigned long long *at)
 {
@@ -118,7 +120,7 @@ static char *record_text(char *rec, unsigned long long *at)
 	return text;
 }
 
-/* Judges a record, if it is at or after sequence number *seq, and advances that. */
+/* Scans a record at or after sequence number *seq, and advances *seq. */
 static void scan_record(struct scanner *s, char *rec, unsigned long long *seq)
 {
 	unsigned long long at;
@@ -154,8 +156,8 @@ static void scan_records(struct scanner *s, int fd, unsigned long long *seq)
 }
 
 /*
- * Hands every splat at or after sequence number *seq to emit(), advances *seq
- * past the end of the log, and returns how many there were.
+ * Passes every splat at or after sequence number *seq to emit(), advances *seq
+ * past the end of the log, and returns the number of splats.
  */
 static int scan_log(unsigned long long *seq, emit_fn emit)
 {
@@ -174,7 +176,7 @@ static int scan_log(unsigned long long *seq, emit_fn emit)
 	return scanner.splats;
 }
 
-/* A splat taints the kernel, whatever it prints and whoever cleared the log. */
+/* A splat taints the kernel, even if it prints nothing or the log was cleared. */
 static int scan_taint(emit_fn emit)
 {
 	size_t len;
@@ -182,7 +184,7 @@ static int scan_taint(emit_fn emit)
 
 	if (text && !(strtoul(text, NULL, 10) & TAINT_SPLAT))
 		return 0;
-	emit("lab: the kernel is tainted by a splat, /proc/sys/kernel/tainted is");
+	emit("lab: a splat tainted the kernel, /proc/sys/kernel/tainted is");
 	emit(text ? text : "unreadable");
 	return 1;
 }
@@ -244,7 +246,7 @@ static int open_port(const char *path)
 	return tcsetattr(fd, TCSANOW, &t) ? -1 : fd;
 }
 
-/* Returns how many there were. */
+/* Returns the number of modules it loaded. */
 static int load_modules(void)
 {
 	int loaded = 0;
@@ -271,10 +273,10 @@ static int load_modules(void)
 
 /*
  * The first VM and the last one patch a jump in the scheduler (the static key
- * of preempt notifiers).  QEMU's TCG with several threads sometimes executes a
- * breakpoint of such a patch after the patch is complete, and the machine dies
- * with "Oops: int3" in __schedule().  So one VM is made while there is but one
- * CPU (maxcpus=1), and is held until the machine is off.
+ * of preempt notifiers).  QEMU's TCG with several threads sometimes executes the
+ * patch's breakpoint after the patch is complete, and the machine dies with
+ * "Oops: int3" in __schedule().  So init makes one VM while there is only one
+ * CPU (maxcpus=1), and holds it until the machine is off.
  */
 static void hold_vm(void)
 {
@@ -328,7 +330,7 @@ static pid_t start_command(int out)
 	_exit(127);
 }
 
-/* Waits for the command while it buries the orphans that fall to process 1. */
+/* Waits for the command, and reaps the orphans that process 1 inherits. */
 static int wait_command(pid_t command)
 {
 	int status;
@@ -351,7 +353,7 @@ static void report_line(const char *line)
 	}
 }
 
-/* Standard input and output for process 1, and the channel of reports. */
+/* Opens standard input and output for process 1, and the channel of reports. */
 static bool open_reports(void)
 {
 	int fd;

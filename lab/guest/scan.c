@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Prints the splats in what a machine wrote to its console, with the lines that
- * follow them.  It runs on the host.
+ * Prints the splats in a machine's console output, with the lines that follow
+ * them.  It runs on the host.
  *
  * usage: scan POLICY [FILE]	without FILE, it reads standard input
  *
- * Exit status: 0 without a splat, 1 with one, 2 if POLICY or FILE is no good.
+ * Exit status: 0 without a splat, 1 with one, 2 if POLICY or FILE is unusable.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -13,7 +13,7 @@
 
 #include "splats.h"
 
-/* Drops line ends; a NUL, which would hide what follows it, becomes a space. */
+/* Drops line ends.  A NUL becomes a space: it would hide the rest of the line. */
 static void clean(char *line, size_t len)
 {
 	char *to = line;
@@ -24,7 +24,7 @@ static void clean(char *line, size_t len)
 	*to = '\0';
 }
 
-/* The message in a line, "[   12.345678] message". */
+/* Returns the message in a line, "[   12.345678] message". */
 static const char *message(const char *line)
 {
 	size_t stamp;

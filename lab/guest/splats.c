@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The only reader of lab/splat-policy.  It is linked into init, which scans the
- * kernel log of a machine that runs, and into scan, which scans a console on
- * the host.
+ * The only reader of lab/splat-policy.  init links it to scan the kernel log of
+ * a running machine, and scan links it to scan a console on the host.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -57,7 +56,7 @@ static bool add_rule(struct rules *rules, const char *line)
 	return true;
 }
 
-/* Comments and empty lines aside, each line is a regex; "!" marks exceptions. */
+/* Except for comments and empty lines, each line is a regex; "!" marks exceptions. */
 static bool read_rule(struct scanner *s, const char *line)
 {
 	if (!*line || *line == '#')

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Finds splats in a kernel log, by the rules of lab/splat-policy. */
+/* Finds splats in a kernel log by the rules of lab/splat-policy. */
 #ifndef LAB_SPLATS_H
 #define LAB_SPLATS_H
 
@@ -18,11 +18,11 @@ struct rules {
 
 /**
  * struct scanner - one scan of a kernel log
- * @bad:	messages that are splats
- * @fine:	messages that are none, though @bad matches them
+ * @bad:	rules for messages that are splats
+ * @fine:	rules for messages that are no splats, though @bad matches them
  * @emit:	gets each splat, and the messages after it
- * @splats:	splats so far; a scan that cannot be done counts as one
- * @context:	messages that @emit still gets
+ * @splats:	number of splats so far; a failed scan counts as one
+ * @context:	number of messages that @emit still gets
  */
 struct scanner {
 	struct rules bad;
@@ -32,19 +32,19 @@ struct scanner {
 	int context;
 };
 
-/* Reads the policy; returns false, after a splat, if that cannot be used. */
+/* Reads the policy; counts a splat and returns false if the policy is unusable. */
 bool scanner_start(struct scanner *s, const char *policy, emit_fn emit);
 
-/* Judges a message, given without its time stamp. */
+/* Scans a message; its time stamp must be cut off. */
 void scanner_message(struct scanner *s, const char *text);
 
-/* Counts a splat that is no message: something is wrong with the log itself. */
+/* Reports a problem with the log itself, and counts it as a splat. */
 void scanner_complain(struct scanner *s, const char *what);
 
-/* Whole file, NUL-terminated; its length in *len.  NULL when unreadable. */
+/* Returns the whole file, NUL-terminated, its length in *len; NULL if unreadable. */
 char *slurp(const char *path, size_t *len);
 
-/* An emit_fn for standard output. */
+/* An emit_fn that prints to standard output. */
 void print_line(const char *line);
 
 #endif

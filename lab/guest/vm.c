@@ -2,7 +2,7 @@
 /*
  * Does KVM work? Creates a VM with a vCPU.
  *
- * usage: vm [hold]	with "hold", says so and keeps them until it is killed
+ * usage: vm [hold]	with "hold", keeps both until it is killed
  */
 #include <err.h>
 #include <fcntl.h>

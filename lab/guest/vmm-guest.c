@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * init of the guest that lab/vmm boots: says on the console which hypervisor
- * the guest runs on and whether its memory holds what is written to it, each
- * line after the token that the kernel's command line passed on, and powers off.
- * With "write" before the token it goes on for ever instead, to be migrated: it
- * writes to all of its pages, again and again, and checks them before.
+ * init of the guest that lab/vmm boots.  It prints two lines on the console: the
+ * guest's hypervisor, and whether the guest's memory holds what init wrote.  Each
+ * line begins with the token from the kernel's command line.  Then it powers off.
+ * With "write" before the token it runs for ever instead, to be migrated: again
+ * and again it checks all of its pages and writes to them.
  */
 #include <cpuid.h>
 #include <stdint.h>
@@ -24,7 +24,7 @@ static int memory_holds(void)
 
 	if (p == MAP_FAILED)
 		return 0;
-	/* One word a cache line: an emulated machine has no time for more. */
+	/* One word per cache line: an emulated machine is too slow for more. */
 	for (size_t i = 0; i < n; i += 8)
 		p[i] = i * 0x9e3779b97f4a7c15;
 	for (size_t i = 0; i < n; i += 8)
@@ -39,7 +39,7 @@ static int memory_holds(void)
 
 static uint32_t generation[PAGES];
 
-/* Both ends of a page have the generation that a table elsewhere has for it. */
+/* Both ends of a page hold the page's entry in generation[]. */
 static int page_holds(const volatile uint32_t *page, size_t i)
 {
 	return page[0] == generation[i] && page[PAGE / 4 - 1] == (generation[i] ^ i);
