@@ -103,6 +103,31 @@ mirror() {
 		awk -v label="$1" '$1 == label { print $2; exit }'
 }
 
+# Another release's archive, without a change to this machine's apt: archive_lists makes
+# lists in DIR of the sources.list lines LINE..., without their "deb"; archive_apt runs an
+# apt tool on them; archive_unpack downloads packages and unpacks them in TO.
+archive_lists() {	# DIR LINE...
+	mkdir -p "$1"/{lists/partial,cache/archives/partial}
+	printf "deb [arch=$(dpkg --print-architecture)] %s\n" "${@:2}" >"$1/sources.list"
+	archive_apt "$1" apt-get update
+}
+
+archive_apt() {		# DIR TOOL ARGUMENT...
+	"$2" -q -o "Dir::State::Lists=$1/lists" -o "Dir::Cache=$1/cache" -o APT::Sandbox::User=root \
+		-o "Dir::Etc::SourceList=$1/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+		-o Dir::State::status=/dev/null -o Acquire::Languages=none "${@:3}"
+}
+
+archive_unpack() {	# DIR TO PACKAGE...
+	local debs deb
+	debs=$(mktemp -d "$1/debs.XXXXXX")
+	(cd "$debs" && archive_apt "$1" apt-get download "${@:3}")
+	for deb in "$debs"/*.deb; do
+		dpkg-deb -x "$deb" "$2"
+	done
+	rm -rf "$debs"
+}
+
 # KTAP, printed by the kernel's own helpers. A script calls ktap_plan N, then
 # prints N rows, then calls ktap_end, which exits with the test's status.
 # ktap_case NAME COMMAND... prints a row. It runs the command in a subshell with

@@ -7,7 +7,7 @@
  * The order is: clear the bits, protect the pages, invalidate the TLBs, and then
  * return to userspace, which copies the pages.
  * Documentation/virt/kvm/dirty-log.rst argues why no write is lost, whatever
- * vCPUs do meanwhile.
+ * vCPUs do in the meantime.
  */
 #ifndef __KVM_DIRTY_LOG_H
 #define __KVM_DIRTY_LOG_H
@@ -29,7 +29,7 @@ struct kvm_dirty_mask {
 	const unsigned long *bits;
 };
 
-/* @gfn is in the range that @mask covers. */
+/* @gfn must be in the range that @mask covers. */
 static inline bool kvm_dirty_mask_test(const struct kvm_dirty_mask *mask, u64 gfn)
 {
 	return test_bit(gfn - mask->base_gfn, mask->bits);
@@ -51,9 +51,10 @@ static inline unsigned long kvm_dirty_mask_group(const struct kvm_dirty_mask *ma
  * @end:	in: where the previous span ended, &kvm_dirty_mask.base_gfn for the
  *		first; out: where this span ends (exclusive)
  *
- * A span begins and ends with a page of the mask.  No run of pages is cut in two
- * spans.  A span goes on over up to 2 * (@group - 1) pages in a row that are not
- * in the mask; to walk over these pages should cost less than another walk.
+ * A span begins and ends with a page of the mask.  No run of pages is split
+ * across two spans.  A span may contain up to 2 * (@group - 1) consecutive
+ * pages that are not in the mask; walking over these pages should cost less
+ * than another walk.
  *
  * Return: false if there are no more spans.
  */

@@ -51,7 +51,7 @@ struct kvm_mem_attrs {
 /**
  * struct kvm_mem_attrs_op - a prepared change, which can't fail
  * @ma: the store to change
- * @mas: position of the run, with the tree nodes that storing it takes
+ * @mas: position of the run, with the tree nodes needed to store it
  * @start: first gfn of the change
  * @last: last gfn of the change, inclusive
  * @attrs: the attributes that the gfns get
@@ -59,9 +59,9 @@ struct kvm_mem_attrs {
  *	  mixed, or else NULL
  * @tail: leaf of the block that holds @last, if that is a different block and
  *	  the change leaves it mixed, or else NULL
- * @new_head: prepare made @head
- * @new_tail: prepare made @tail
- * @has_run: the change leaves at least one block uniform
+ * @new_head: true if prepare allocated @head
+ * @new_tail: true if prepare allocated @tail
+ * @has_run: true if the change leaves at least one block uniform
  */
 struct kvm_mem_attrs_op {
 	struct kvm_mem_attrs *ma;
@@ -80,8 +80,8 @@ struct kvm_mem_attrs_op {
  * struct kvm_mem_attrs_usage - the contents of a store, in numbers
  * @runs: number of maximal runs of uniform blocks with at least one attribute
  * @leaves: number of blocks with more than one value
- * @bytes: memory of the leaves and of the tree's bottom nodes; the count leaves
- *	   out the nodes above the bottom nodes, which take a fraction of that
+ * @bytes: memory of the leaves and of the bottom nodes of the tree; the nodes
+ *	   above them take a fraction of that and are not counted
  */
 struct kvm_mem_attrs_usage {
 	unsigned long runs;
@@ -90,7 +90,7 @@ struct kvm_mem_attrs_usage {
 };
 
 /**
- * kvm_mem_attrs_init() - Make an empty store, in which no gfn has attributes.
+ * kvm_mem_attrs_init() - Make an empty store: no gfn has attributes.
  * @ma: the store
  *
  * The caller names the writers' lock with mt_set_external_lock(&ma->mt, lock).
@@ -99,7 +99,7 @@ void kvm_mem_attrs_init(struct kvm_mem_attrs *ma);
 
 /**
  * kvm_mem_attrs_destroy() - Free everything that the store holds.
- * @ma: the store, which has no more readers
+ * @ma: the store, which must have no readers left
  *
  * Context: the caller holds the writers' lock.  May sleep.
  */
@@ -155,7 +155,7 @@ void kvm_mem_attrs_extent(struct kvm_mem_attrs *ma, unsigned long gfn,
  * kvm_mem_attrs_run() - Find the run that starts at a gfn.
  * @ma: the store
  * @start: first gfn of the run
- * @last: gfn at which to stop looking, inclusive, at least @start
+ * @last: last gfn to look at, inclusive, at least @start
  * @attrs: returns the attributes of @start
  *
  * If the caller holds the writers' lock, the result is a snapshot and the

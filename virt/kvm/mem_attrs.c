@@ -2,89 +2,90 @@
 /*
  * The store of a VM's memory attributes
  *
- * KVM keeps a few attributes for each gfn (today: private or shared).  Before
- * KVM maps a large page it must know that all gfns under the page have the same
- * attributes.  One structure answers both questions, so there is no second copy
- * to keep in sync.
+ * KVM tracks a few attributes for each gfn (today: private or shared).  Before
+ * KVM maps a large page, it must also know that all gfns of the page have the
+ * same attributes.  One structure provides both, so there is no second copy to
+ * keep in sync.
  *
  * Structure
  * ---------
  * The store divides guest-physical memory into aligned blocks.  A block has the
- * size of the smallest large page: 2 MiB where a page has 4 KiB.  A maple tree,
+ * size of the smallest large page: 2 MiB with 4 KiB pages.  A maple tree,
  * indexed by gfn, maps every gfn to one of:
  *
  *   a value   The gfn is in a run of whole blocks, and all gfns of the run have
- *             these attributes.  If a gfn has no entry at all, it is in a run
- *             of blocks without attributes.
- *   a leaf    The gfn is in a block whose gfns differ.  The leaf covers this
- *             one block, with a bitmap for each attribute.
+ *             these attributes.  A gfn without an entry is in a run of blocks
+ *             without attributes.
+ *   a leaf    The gfn is in a block whose gfns have different attributes.  The
+ *             leaf covers this one block and has a bitmap for each attribute.
  *
  *    gfn 0x000     0x200     0x400              0x1000
  *        |  leaf   |  leaf   |  PRIVATE         |  (nothing) ...
  *        +---------+---------+------------------+-----------
  *         pp.pp....  ......pp
  *
- * Two invariants hold at every moment, except between prepare and the commit or
- * abort that follows it:
+ * Two invariants always hold, except between prepare and the commit or abort
+ * that follows it:
  *
  *   - A run begins and ends at a block boundary, and neighbouring runs differ.
  *   - A leaf covers exactly one block and holds at least two values.
  *
- * So a large page of one block is possible exactly where the entry isn't a
- * leaf, and a larger page is possible where a single run covers it.  A VM takes
- * at most one leaf and one entry for each block, no matter how the guest
- * fragments the block.  The structure depends only on the attributes, not on
- * the changes that led to them.
+ * So KVM can map a large page of one block exactly where the entry isn't a
+ * leaf, and a larger page where a single run covers it.  The store has at most
+ * one leaf and one entry for each block, no matter how the guest fragments the
+ * block.  The structure depends only on the attributes, not on the changes that
+ * led to them.
  *
  * Changing a range
  * ----------------
  * The blocks in the middle of the range become one run, which merges with equal
- * neighbours.  If the range covers only a part of its first or last block, the
- * change either leaves that block mixed and updates its leaf, or makes the
- * block uniform, and the block joins the run.  So a change takes at most two
- * leaves, new or existing, and one run.  All memory is allocated before
- * anything changes:
+ * neighbours.  If the range covers only part of its first or last block, there
+ * are two cases.  Either the block will be mixed, and the change updates its
+ * leaf.  Or the block will be uniform, and it joins the run.  So a change needs
+ * at most two leaves, new or existing, and one run.  KVM allocates all memory
+ * before it changes anything:
  *
- *   prepare   Makes leaves for those end blocks that are uniform now and will
- *             be mixed, fills them with the present values, and allocates nodes
- *             for the run.
+ *   prepare   Creates a leaf for each end block that is uniform now and will be
+ *             mixed, fills the leaf with the current values, and allocates
+ *             nodes for the run.
  *   commit    Writes bits and stores the run.  Can't fail.
- *   abort     Folds the leaves that prepare made.  Can't fail.
+ *   abort     Folds the leaves that prepare created.  Can't fail.
  *
- * A new leaf holds one value until the commit, which breaks an invariant.  Until
- * commit or abort, a reader still sees the old attributes of every gfn and takes
- * the block for mixed, which only costs it a large page.
+ * Until the commit, a new leaf holds only one value, which breaks an invariant.
+ * Until the commit or abort, a reader still sees the old attributes of every
+ * gfn but considers the block mixed, which only costs it a large page.
  *
  * Concurrency
  * -----------
- * Writers hold a lock of the caller.  Readers hold rcu_read_lock(): a writer
- * frees unlinked tree nodes and leaves only after a grace period, and changes a
- * linked leaf one word at a time.  A reader that runs concurrently with commit
- * sees each gfn either before or after the change, and the gfns change in no
- * particular order.  For a block that the change covers in part, it follows:
+ * Writers hold a lock that the caller provides.  Readers hold rcu_read_lock():
+ * a writer frees unlinked tree nodes and leaves only after a grace period, and
+ * changes a linked leaf one word at a time.  A reader that runs concurrently
+ * with a commit sees each gfn either before or after the change, and the gfns
+ * change in no particular order.  Two rules follow for a block that the change
+ * covers only in part:
  *
- *   - If the block was uniform, a reader may take it for uniform or mixed.
+ *   - If the block was uniform, a reader may find it uniform or mixed.
  *   - If the block was mixed and a reader finds it uniform, the reader sees the
- *     block's final state.  All gfns of the change go to one value.  As long as
- *     one of them hasn't changed yet, the block holds two values, unless all
- *     gfns had the same value before.
+ *     block's final state.  The change sets all of its gfns to one value.
+ *     Until the last of these gfns has changed, the block holds two values,
+ *     unless all gfns had the same value before.
  *
- * The second rule is true only if a change affects a single attribute at once,
+ * The second rule holds only if each change affects a single attribute,
  * and KVM_MEM_ATTRS_NR is 1 today.  KVM relies on this rule when it invalidates
  * large pages (mem_attrs_vm.c).
  *
  * Overflow
  * --------
  * Functions take the first and the last gfn of a range, inclusive, so that a
- * range can end at the last gfn of all.  The last gfn of a block is computed
- * with OR instead of an addition.
+ * range can end at the highest possible gfn.  block_last() uses OR instead of
+ * an addition.
  *
  * Glossary
  * --------
  *   block  aligned group of KVM_MEM_ATTRS_BLOCK gfns
  *   run    adjacent gfns with the same attributes
  *   mixed  having gfns with different attributes
- *   fold   to replace a leaf whose gfns are all equal by a part of a run
+ *   fold   replace a leaf whose gfns are all equal with part of a run
  */
 #include <linux/bitmap.h>
 #include <linux/export.h>
@@ -143,8 +144,8 @@ static unsigned long leaf_get(const struct kvm_mem_attrs_leaf *leaf,
 }
 
 /*
- * Write the bits of [@start, @last].  Write each word only once, as readers may
- * look at it meanwhile.
+ * Write the bits of [@start, @last].  Write each word only once, because
+ * readers may look at it at the same time.
  */
 static void leaf_set(struct kvm_mem_attrs_leaf *leaf, unsigned long start,
 		     unsigned long last, unsigned long attrs)
@@ -266,8 +267,8 @@ unsigned long kvm_mem_attrs_lookup(struct kvm_mem_attrs *ma, unsigned long gfn,
 		return 0;
 
 	/*
-	 * mtree_load() protects itself.  Only a reader that looks into a leaf
-	 * needs rcu_read_lock() beyond that, and lookup_in_leaf() takes it.
+	 * mtree_load() takes rcu_read_lock() itself.  Only a reader that looks
+	 * into a leaf must hold it longer, and lookup_in_leaf() does that.
 	 */
 	entry = mtree_load(&ma->mt, gfn);
 	if (entry_to_leaf(entry))
@@ -377,8 +378,8 @@ static void merge_neighbours(struct kvm_mem_attrs *ma, void *entry,
 }
 
 /*
- * Make a leaf for the block of @gfn, in which all gfns have the value of @entry.
- * No gfn changes its attributes.  Return NULL if there is no memory.
+ * Create a leaf for the block of @gfn, whose gfns all have the value of @entry.
+ * The attributes of all gfns stay the same.  Return NULL if out of memory.
  */
 static struct kvm_mem_attrs_leaf *leaf_make(struct kvm_mem_attrs *ma,
 					    unsigned long gfn, void *entry)
@@ -391,7 +392,7 @@ static struct kvm_mem_attrs_leaf *leaf_make(struct kvm_mem_attrs *ma,
 		return NULL;
 
 	leaf_set(leaf, block_start(gfn), block_last(gfn), entry_to_value(entry));
-	/* mas_store_gfp() would try first without charging the memory. */
+	/* mas_store_gfp() would first try without charging the memory. */
 	if (mas_preallocate(&mas, leaf, GFP_KERNEL_ACCOUNT)) {
 		kfree(leaf);
 		return NULL;
@@ -402,7 +403,7 @@ static struct kvm_mem_attrs_leaf *leaf_make(struct kvm_mem_attrs *ma,
 	return leaf;
 }
 
-/* Undo leaf_make() for the block of @gfn: all gfns of @leaf are equal. */
+/* Undo leaf_make() for the block of @gfn.  All gfns of @leaf are equal. */
 static void leaf_fold(struct kvm_mem_attrs *ma, unsigned long gfn,
 		      struct kvm_mem_attrs_leaf *leaf)
 {
@@ -413,8 +414,8 @@ static void leaf_fold(struct kvm_mem_attrs *ma, unsigned long gfn,
 	merge_neighbours(ma, entry, &start, &last);
 	mas_set_range(&mas, start, last);
 	/*
-	 * The tree has been this small before, and folding a leaf, which gives
-	 * memory back, must not fail for lack of memory.
+	 * The tree was this small before.  Folding a leaf frees memory, so it
+	 * must not fail for lack of memory.
 	 */
 	mas_preallocate(&mas, entry, GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
 	mas_store_prealloc(&mas, entry);
@@ -431,9 +432,9 @@ static void drop_new_leaves(struct kvm_mem_attrs_op *op)
 }
 
 /*
- * Return true if the change will leave the block of @gfn, at one end of the
- * change, mixed.  That is so if the block has a gfn that the change doesn't cover
- * and that has other attributes.  @entry is the block's present entry.
+ * Return true if the block of @gfn, at one end of the change, will be mixed
+ * after the change, i.e. if a gfn of the block that the change doesn't cover
+ * has other attributes.  @entry is the block's current entry.
  */
 static bool will_be_mixed(struct kvm_mem_attrs_op *op, unsigned long gfn,
 			  void *entry)
@@ -453,7 +454,7 @@ static bool will_be_mixed(struct kvm_mem_attrs_op *op, unsigned long gfn,
 
 /*
  * Prepare the block of @gfn, at one end of the change.  If the block will be
- * mixed, set @leaf to its present leaf or to a new one.
+ * mixed, set @leaf to its current leaf or to a new one.
  */
 static int prepare_end(struct kvm_mem_attrs_op *op, unsigned long gfn,
 		       struct kvm_mem_attrs_leaf **leaf, bool *new)
@@ -506,7 +507,7 @@ int kvm_mem_attrs_prepare(struct kvm_mem_attrs *ma, struct kvm_mem_attrs_op *op,
 	if (r)
 		goto undo;
 
-	/* The blocks between the mixed ends, if there are any, become the run. */
+	/* The blocks between the mixed ends, if any, become the run. */
 	first_block = (start >> KVM_MEM_ATTRS_BLOCK_SHIFT) + !!op->head;
 	last_block = (last >> KVM_MEM_ATTRS_BLOCK_SHIFT) - !!op->tail;
 	op->has_run = first_block <= last_block;
@@ -546,7 +547,7 @@ static void store_run(struct kvm_mem_attrs_op *op)
 	mas_store_prealloc(&op->mas, value_to_entry(op->attrs));
 
 	/*
-	 * No new reader finds these leaves.  Readers that have found one before
+	 * No new reader can find these leaves.  A reader that found one earlier
 	 * may still read its bits.
 	 */
 	while ((leaf = dead)) {

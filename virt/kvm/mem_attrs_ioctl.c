@@ -11,7 +11,7 @@
 
 #include "mem_attrs_vm.h"
 
-/* Bounds the time of one call, and the memory for its copy of the list. */
+/* Limits the duration of a call, and the memory for its copy of the list. */
 #define MAX_LIST_ENTRIES	4096
 
 int kvm_check_extension_mem_attributes(struct kvm *kvm, long cap)
@@ -31,7 +31,7 @@ static bool is_zero(const void *p, size_t size)
 	return !memchr_inv(p, 0, size);
 }
 
-/* Return the run at @addr, within @size bytes from there. */
+/* Return the run that starts at @addr, at most @size bytes of it. */
 static struct kvm_memory_attributes run_at(struct kvm *kvm, u64 addr, u64 size)
 {
 	gfn_t last = ((addr + size) >> PAGE_SHIFT) - 1;
@@ -89,7 +89,7 @@ int kvm_vm_ioctl_get_mem_attributes(struct kvm *kvm, void __user *argp)
 	return copy_to_user(argp, &get, sizeof(get)) ? -EFAULT : 0;
 }
 
-/* Check all entries.  @done returns the number of good entries before a bad one. */
+/* Check all entries.  @done counts the entries before the first bad one. */
 static int check_list(struct kvm *kvm, const struct kvm_memory_attributes *attrs,
 		      struct kvm_mem_attrs_range *r, u32 nr, u32 *done)
 {

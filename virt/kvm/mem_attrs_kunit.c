@@ -2,7 +2,7 @@
 /*
  * KUnit tests of the memory attribute store.  They run with the kernel's own
  * maple tree, allocators and lockdep.  tools/testing/kvm_mem has longer tests,
- * which compare the store with an oracle and make allocations fail.
+ * which check the store against an oracle and make allocations fail.
  */
 #include <kunit/test.h>
 #include <linux/cleanup.h>
@@ -15,7 +15,7 @@
 #define ARENA	(4 * BLOCK)
 #define P	KVM_MEMORY_ATTRIBUTE_PRIVATE
 
-/* A store, with a lock as in struct kvm, and the expected attributes of pages. */
+/* A store with a lock, as in struct kvm, and the attributes to expect. */
 struct mem_attrs_test {
 	struct kvm_mem_attrs ma;
 	struct mutex lock;	/* the writers' lock */
@@ -94,7 +94,7 @@ static void check(struct kunit *test)
 
 static void mem_attrs_test_ends(struct kunit *test)
 {
-	/* The arena ends at the last gfn of an ioctl, or at the last gfn of all. */
+	/* The first gfns, the gfns before 2^64 bytes, and the last gfns of the store. */
 	static const unsigned long bases[] = {
 		0, BIT(64 - PAGE_SHIFT) - ARENA, 0UL - ARENA
 	};

@@ -2,14 +2,14 @@
 /*
  * Setting the memory attributes of a VM
  *
- * A conversion concerns the store (mem_attrs.c), the mappings that vCPUs made of
- * the old kind of memory, and the faults that are making new mappings.
+ * A conversion affects the store (mem_attrs.c), the existing mappings of the
+ * old kind of memory, and the faults that are creating new mappings.
  *
- *   conversion, under slots_lock         fault of a vCPU
- *   ----------------------------         ---------------
+ *   conversion, under slots_lock         vCPU fault
+ *   ----------------------------         ----------
  *   allocate (prepare)                   F1 read mmu_invalidate_seq
  *   C1 mmu_lock: begin, add, zap         F2 read the store: private or shared?
- *   C2 flush TLBs                           is the block around it mixed?
+ *   C2 flush TLBs                           is the gfn's block mixed?
  *   C3 change the store (commit)         F3 get the pfn
  *   C4 mmu_lock: end                     F4 mmu_lock: retry if a conversion
  *                                           includes the gfn, or ended since F1
@@ -17,25 +17,25 @@
  *                                             than a block: is it one run?
  *                                        F6   map
  *
- * Take a fault on a gfn that C1 adds.  If F4 comes before C1, C1 zaps the mapping
- * that F6 makes.  If F4 comes between C1 and C4, the fault is retried.  If F4
- * comes after C4, there are two cases.  Either F1 comes after C4 as well, and F2
- * sees C3, since mmu_lock orders both.  Or mmu_invalidate_seq has changed since
- * F1, and the fault is retried.
+ * Consider a fault on a gfn that C1 adds to the invalidation.  If F4 comes
+ * before C1, C1 zaps the mapping that F6 creates.  If F4 comes between C1 and
+ * C4, KVM retries the fault.  If F4 comes after C4, there are two cases.
+ * Either F1 comes after C4 as well, and F2 sees C3: a barrier stands between C3
+ * and C4, another one between F1 and F2.  Or mmu_invalidate_seq has changed
+ * since F1, and KVM retries the fault.
  *
- * A fault on another gfn may map a large page over gfns of the conversion.  Large
- * pages begin and end at multiples of their size, so such a page holds the first
- * or the last gfn of the conversion.  If all gfns of the page had the same
- * attributes before, C1 adds the whole page, and the argument above holds.  If
- * the page was mixed and F4 comes between C1 and C4, then F2 and F5 found either
- * that the page is mixed, or, if C3 was done with the page, its final attributes
- * (mem_attrs.c, "Concurrency").  In the latter case the large page is right, as
- * C2 has removed the old mappings.
+ * A fault on another gfn may map a large page over gfns of the conversion.
+ * Large pages begin and end at multiples of their size, so such a page contains
+ * the first or the last gfn of the conversion.  If all gfns of the page had the
+ * same attributes before, C1 adds the whole page, and the argument above holds.
+ * If the page was mixed and F4 comes between C1 and C4, there are two cases.
+ * Either F2 and F5 found the page mixed.  Or C3 was done with the page, and F2
+ * and F5 found its final attributes (mem_attrs.c, "Concurrency").  Then the
+ * large page is correct, because C2 has removed the old mappings.
  *
- * A list of ranges is one conversion: C1 covers all of them, and C3 changes one
- * range after the other.  Between two ranges a large page may become uniform and
- * then mixed again, so C1 adds the large pages at the ends as a whole, whether
- * they are mixed or not.
+ * A list of ranges is a single conversion: C1 covers all ranges, and C3 changes
+ * them one by one.  Between two ranges a large page may become uniform and then
+ * mixed again, so C1 adds the whole large pages at the ends, mixed or not.
  */
 #include <linux/debugfs.h>
 #include <linux/kvm_host.h>
@@ -69,9 +69,9 @@ static bool has_attributes(struct kvm *kvm, const struct kvm_mem_attrs_range *r)
 }
 
 /*
- * Find the largest page around @gfn that could be mapped now, by its attributes.
- * Call this before prepare, which makes leaves for blocks that a fault may have
- * found to be uniform.
+ * Find the largest page around @gfn that the attributes allow now.  Call this
+ * before prepare, which creates leaves for blocks that a fault may already have
+ * found uniform.
  */
 static void largest_page(struct kvm *kvm, gfn_t gfn, gfn_t *start, gfn_t *end)
 {
@@ -91,19 +91,19 @@ static void largest_page(struct kvm *kvm, gfn_t gfn, gfn_t *start, gfn_t *end)
 }
 
 static bool zap_in_slots(struct kvm *kvm, struct kvm_memslots *slots,
-			 const struct kvm_mem_attrs_range *r)
+			 const struct kvm_mem_attrs_range *r, bool flush)
 {
 	struct kvm_gfn_range range = {
 		.arg.attributes = r->attributes,
 		.may_block = true,
 	};
 	struct kvm_memslot_iter iter;
-	bool flush = false;
 
 	kvm_for_each_memslot_in_gfn_range(&iter, slots, r->start, r->end) {
 		range.slot = iter.slot;
 		range.start = max(r->start, iter.slot->base_gfn);
 		range.end = min(r->end, iter.slot->base_gfn + iter.slot->npages);
+		range.flush_pending = flush;
 		if (range.start < range.end)
 			flush |= kvm_arch_pre_set_memory_attributes(kvm, &range);
 	}
@@ -112,9 +112,9 @@ static bool zap_in_slots(struct kvm *kvm, struct kvm_memslots *slots,
 }
 
 /*
- * C1 and C2.  When this returns, no vCPU uses a mapping of the old kind of memory
- * in the ranges, and no vCPU makes a new mapping in [@start, @end), which includes
- * the ranges, until invalidate_end().
+ * C1 and C2.  When this returns, no vCPU uses a mapping of the old kind of
+ * memory in the ranges.  Until invalidate_end(), no vCPU creates a new mapping
+ * in [@start, @end), which includes the ranges.
  */
 static void invalidate_begin(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
 			     unsigned long nr, gfn_t start, gfn_t end)
@@ -131,7 +131,8 @@ static void invalidate_begin(struct kvm *kvm, const struct kvm_mem_attrs_range *
 	kvm_mmu_invalidate_range_add(kvm, start, end);
 	for (i = 0; i < nr; i++)
 		for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
-			flush |= zap_in_slots(kvm, __kvm_memslots(kvm, as_id), &r[i]);
+			flush = zap_in_slots(kvm, __kvm_memslots(kvm, as_id),
+					     &r[i], flush);
 	if (flush)
 		kvm_flush_remote_tlbs(kvm);
 	KVM_MMU_UNLOCK(kvm);
@@ -140,11 +141,16 @@ static void invalidate_begin(struct kvm *kvm, const struct kvm_mem_attrs_range *
 static void invalidate_end(struct kvm *kvm)
 {
 	KVM_MMU_LOCK(kvm);
+	/*
+	 * Order C3 before the new mmu_invalidate_seq, since taking mmu_lock does
+	 * not.  Pairs with the smp_rmb() between F1 and F2.
+	 */
+	smp_wmb();
 	kvm_mmu_invalidate_end(kvm);
 	KVM_MMU_UNLOCK(kvm);
 }
 
-/* Get the memory first, so that -ENOMEM comes before KVM zaps anything. */
+/* Allocate the memory first, so that -ENOMEM comes before KVM zaps anything. */
 static int set_one(struct kvm *kvm, const struct kvm_mem_attrs_range *r)
 {
 	struct kvm_mem_attrs_op op;
@@ -170,8 +176,8 @@ static int set_one(struct kvm *kvm, const struct kvm_mem_attrs_range *r)
 }
 
 /*
- * Prepare and commit one range after the other, as the memory that a range needs
- * depends on the ranges before it.
+ * Prepare and commit the ranges one by one, because the memory that a range
+ * needs depends on the ranges before it.
  */
 static int set_many(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
 		    unsigned long nr, unsigned long *done)
@@ -268,7 +274,7 @@ void kvm_mem_attrs_init_vm(struct kvm *kvm)
 
 void kvm_mem_attrs_destroy_vm(struct kvm *kvm)
 {
-	/* The VM has no other user.  The store asserts that its lock is held. */
+	/* The VM has no users now.  The store asserts that its lock is held. */
 	guard(mutex)(&kvm->slots_lock);
 	kvm_mem_attrs_destroy(&kvm->mem_attrs);
 }

@@ -6,7 +6,7 @@
 #include <linux/kvm_types.h>
 
 /**
- * struct kvm_mem_attrs_range - a range of gfns, and the attributes they get
+ * struct kvm_mem_attrs_range - a range of gfns and the attributes to set
  * @start: first gfn
  * @end: gfn after the last one
  * @attributes: bits of kvm_supported_mem_attributes()
@@ -23,17 +23,17 @@ void kvm_mem_attrs_destroy_vm(struct kvm *kvm);
 void kvm_mem_attrs_create_vm_debugfs(struct kvm *kvm);
 
 /**
- * kvm_supported_mem_attributes() - Get the attributes that memory can have.
+ * kvm_supported_mem_attributes() - Get the supported memory attributes.
  * @kvm: the VM, or NULL to ask for any VM
  *
- * Return: KVM_MEMORY_ATTRIBUTE_* bits, or 0 if the VM has no attributes.
+ * Return: KVM_MEMORY_ATTRIBUTE_* bits, or 0 if the VM supports no attributes.
  */
 u64 kvm_supported_mem_attributes(struct kvm *kvm);
 
 /**
- * kvm_mem_attrs_check_range() - Check a range that userspace gave.
+ * kvm_mem_attrs_check_range() - Check a range from userspace.
  * @kvm: the VM
- * @attrs: the range from userspace, in bytes
+ * @attrs: the range, in bytes
  * @r: returns the range in gfns
  *
  * Return: 0, or -EINVAL if the flags aren't 0, if the VM doesn't support the
@@ -45,14 +45,14 @@ int kvm_mem_attrs_check_range(struct kvm *kvm,
 			      struct kvm_mem_attrs_range *r);
 
 /**
- * kvm_vm_set_mem_attributes() - Set the attributes of ranges, in their order.
+ * kvm_vm_set_mem_attributes() - Set the attributes of ranges, in order.
  * @kvm: the VM
- * @r: the ranges; if they overlap, the last one holds
+ * @r: the ranges; if they overlap, the last one wins
  * @nr: number of ranges, at least one
- * @done: returns the number of ranges that were set; the others are as they were
+ * @done: returns the number of ranges that were set; the others are unchanged
  *
- * KVM removes all mappings of the ranges before it changes the first one, with
- * one TLB flush.
+ * Before KVM changes the first range, it removes all mappings of the ranges,
+ * with one TLB flush.
  *
  * Context: takes slots_lock and mmu_lock.  May sleep.
  * Return: 0, or -ENOMEM.

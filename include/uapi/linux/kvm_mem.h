@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * Guest memory of KVM: additions to <linux/kvm.h>
+ * KVM guest memory: additions to <linux/kvm.h>
  *
  * Capabilities start at 1000 and ioctls at 0xf0, which no kernel up to 7.3 uses.
  * Documentation/virt/kvm/memory-attributes.rst has an overview and an example.
@@ -31,33 +31,35 @@
 #define KVM_VM_TYPE_ARM_SW_PROTECTED		(1UL << 30)
 
 /*
- * Let hardware of arm64 (FEAT_HAFDBS) note the first write to a clean page, so
- * that the write takes no fault.  A page is clean once its dirty bit is cleared,
- * when logging begins without KVM_DIRTY_LOG_INITIALLY_SET, and when a read maps it
- * while its memslot is logging.
+ * Let arm64 hardware (FEAT_HAFDBS) note the first write to a clean page, so
+ * that the write takes no fault.  A page becomes clean when its dirty bit is
+ * cleared, when logging begins without KVM_DIRTY_LOG_INITIALLY_SET, and when a
+ * read maps the page while its memslot is logging.
  * Documentation/virt/kvm/dirty-log.rst explains how a VMM uses this.
  *
  * KVM_CHECK_EXTENSION returns 1 if hardware can do this for a VM, otherwise 0.
- * Every possible CPU must have come online, have the feature, and have no erratum
- * that KVM knows to break it.  In protected mode KVM returns 0.
+ * Every possible CPU must have come online, have the feature, and have no known
+ * erratum that breaks it.  In protected mode, KVM returns 0.
  *
- * KVM_ENABLE_CAP of a VM turns it on if args[0] is 1, and off if args[0] is 0.
- * flags and the other args must be 0.  A VMM may do so at any time and repeatedly,
- * also while vCPUs run and memslots are logging.  It is off in a new VM.  The call
- * waits for other calls that change memslots or read or clear the dirty log.
+ * KVM_ENABLE_CAP on a VM turns this on if args[0] is 1, off if args[0] is 0.
+ * flags and the other args must be 0.  A VMM may make the call at any time and
+ * repeatedly, even while vCPUs run and memslots are logging.  The capability is
+ * off in a new VM.  The call waits for other calls that change memslots, or
+ * that read or clear the dirty log.
  *
- * While it is on, KVM_GET_DIRTY_LOG also reports the pages that hardware made
- * dirty.  As always, a bit of the log stands for a page of the host's page size.
- * KVM_CLEAR_DIRTY_LOG does not collect: a page that hardware made dirty after the
- * last KVM_GET_DIRTY_LOG stays dirty for the next one.  Nested guests, and huge
- * mappings that cannot be split, go on with faults.
+ * While the capability is on, KVM_GET_DIRTY_LOG also reports the pages that
+ * hardware made dirty.  As always, each bit of the log stands for one page of
+ * the host's page size.  KVM_CLEAR_DIRTY_LOG does not collect such pages: a
+ * page that hardware made dirty after the last KVM_GET_DIRTY_LOG stays dirty
+ * for the next one.  Nested guests, and huge mappings that cannot be split,
+ * still take faults.
  *
- * Turning it on changes no mapping.  A page that is writable then is left to
- * hardware once its dirty bit is cleared; a page that is read-only then takes one
- * more fault before that.
+ * Turning the capability on changes no mapping.  A page that is already
+ * writable is left to hardware once its dirty bit is cleared.  A page that is
+ * read-only takes one more fault before that.
  *
- * When it is turned off, the log has all pages that hardware made dirty as soon as
- * the call returns.  From then on each first write takes a fault.
+ * Once the call that turns the capability off returns, the log has all pages
+ * that hardware made dirty.  From then on, each first write takes a fault.
  *
  * Errors of KVM_ENABLE_CAP: EINVAL if an argument is not as above, or if
  * KVM_CHECK_EXTENSION returns 0; EBUSY if args[0] is 1 and the VM has a dirty ring.
@@ -68,8 +70,8 @@
 /**
  * struct kvm_get_memory_attributes - argument of KVM_GET_MEMORY_ATTRIBUTES
  * @address: guest-physical address to begin at, in bytes, a multiple of the
- *	     page size.  Returns the end of the last reported run, at which the
- *	     next call can go on.
+ *	     page size.  Returns the end of the last reported run, where the
+ *	     next call can continue.
  * @size: number of bytes to report, a multiple of the page size, not 0.  Returns
  *	  the number of bytes left to report: 0 if the call reported everything.
  * @runs: userspace address of an array of &struct kvm_memory_attributes
@@ -79,20 +81,20 @@
  * @reserved: 0
  *
  * Reports the attributes of guest memory as runs.  The entries are in ascending
- * order and without gaps, and neighbours have different attributes, so memory
- * of one kind is one entry.  The flags of each entry are 0.  Userspace can pass
- * the entries as they are to KVM_SET_MEMORY_ATTRIBUTES or
- * KVM_SET_MEMORY_ATTRIBUTES_LIST, of this VM or of another one.
+ * order without gaps.  Neighbours have different attributes, so each stretch of
+ * one kind is one entry.  The flags of each entry are 0.  Userspace can pass
+ * the entries unchanged to KVM_SET_MEMORY_ATTRIBUTES or
+ * KVM_SET_MEMORY_ATTRIBUTES_LIST, of this VM or of another VM.
  *
  * One call is a snapshot.  Another thread may convert memory between two calls.
- * A call that a signal interrupts may report less than the array has room for,
- * and at least one run.
+ * If a signal interrupts a call, the call may report fewer runs than the array
+ * has room for, but reports at least one.
  *
  * Errors: EINVAL if @flags or @reserved isn't 0, if @address or @size isn't a
  * multiple of the page size, if the end is at or above 2^64, or if @size or @nr
- * is 0.  EFAULT if an address can't be read or written; this structure is as it
- * was, and the array may have been written in part.  EOPNOTSUPP if the VM has no
- * attributes, i.e. KVM_CAP_MEMORY_ATTRIBUTES is 0.
+ * is 0.  EFAULT if an address can't be read or written; the call leaves this
+ * structure unchanged, but may have written part of the array.  EOPNOTSUPP if
+ * the VM has no attributes, i.e. KVM_CAP_MEMORY_ATTRIBUTES is 0.
  */
 struct kvm_get_memory_attributes {
 	__u64 address;
@@ -116,16 +118,17 @@ struct kvm_get_memory_attributes {
  * @pad: 0
  * @reserved: 0
  *
- * Does the same as KVM_SET_MEMORY_ATTRIBUTES for each entry, in the order of the
- * array, with one invalidation and one TLB flush for all entries.  If entries
- * overlap, the last one holds.  KVM checks all entries before it sets the first.
+ * Does the same as KVM_SET_MEMORY_ATTRIBUTES for each entry, in the order of
+ * the array, with one invalidation and one TLB flush for all entries.  If
+ * entries overlap, the last one wins.  KVM checks all entries before it sets
+ * the first.
  *
- * Errors: EINVAL if @flags, @pad or @reserved isn't 0, or if @nr is out of range.
- * EINVAL if KVM_SET_MEMORY_ATTRIBUTES would refuse an entry; nothing is set, and
- * @done is the index of that entry.  ENOMEM if there was no memory for the entry
- * at @done; the entries before it stay set, and the others are as they were.
- * EFAULT if an address can't be read or written; nothing is set.  EOPNOTSUPP if
- * the VM has no attributes.
+ * Errors: EINVAL if @flags, @pad or @reserved isn't 0, or if @nr is out of
+ * range.  EINVAL if KVM_SET_MEMORY_ATTRIBUTES would refuse an entry; nothing is
+ * set, and @done is the index of that entry.  ENOMEM if there is no memory for
+ * the entry at @done; the entries before it stay set, and the others are
+ * unchanged.  EFAULT if an address can't be read or written; nothing is set.
+ * EOPNOTSUPP if the VM has no attributes.
  */
 struct kvm_memory_attributes_list {
 	__u64 ranges;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Compare the store of memory attributes with an oracle of one byte a page
+ * Compare the store of memory attributes with an oracle of one byte per page
  *
  * Each variant of the store (see the Makefile) runs the same cases.  After each
  * step the test compares the attributes of every page of a small arena with the
@@ -100,7 +100,7 @@ static void check_structure(struct world *w)
 		struct kvm_mem_attrs_leaf *leaf = entry_to_leaf(entry);
 
 		if (mas.index & BLOCK_MASK || ~mas.last & BLOCK_MASK)
-			fail("entry %lx-%lx isn't made of blocks", mas.index, mas.last);
+			fail("entry %lx-%lx isn't whole blocks", mas.index, mas.last);
 		if (leaf) {
 			leaves++;
 			if (mas.last != block_last(mas.index))
@@ -132,7 +132,7 @@ static void check_extent(struct world *w, unsigned long gfn)
 
 	if (kvm_mem_attrs_lookup(&w->ma, gfn, &said_mixed) != attrs ||
 	    said_mixed != mixed)
-		fail("the block of %lx is said to be mixed: %d", gfn, said_mixed);
+		fail("lookup of %lx is wrong (mixed: %d)", gfn, said_mixed);
 
 	kvm_mem_attrs_extent(&w->ma, gfn, &start, &last);
 	if (mixed) {
@@ -152,10 +152,10 @@ static void check_extent(struct world *w, unsigned long gfn)
 	}
 	if (start && kvm_mem_attrs_uniform(&w->ma, block_start(start - 1),
 					   start - 1, ~0UL, attrs))
-		fail("extent %lx-%lx of %lx could begin before", start, last, gfn);
+		fail("extent %lx-%lx of %lx could begin earlier", start, last, gfn);
 	if (~last && kvm_mem_attrs_uniform(&w->ma, last + 1, block_last(last + 1),
 					   ~0UL, attrs))
-		fail("extent %lx-%lx of %lx could go on", start, last, gfn);
+		fail("extent %lx-%lx of %lx could end later", start, last, gfn);
 }
 
 /*
@@ -221,16 +221,16 @@ static void set(struct world *w, unsigned long start, unsigned long last,
 	struct kvm_mem_attrs_op op;
 
 	if (kvm_mem_attrs_prepare(&w->ma, &op, start, last, attrs))
-		fail("prepare(%lx-%lx) has no memory", start, last);
+		fail("prepare(%lx-%lx) failed", start, last);
 	kvm_mem_attrs_commit(&op);
 	oracle_set(w, start, last, attrs);
 }
 
 /*
- * Make a change after each of its allocations has failed in turn: first each
- * allocation and all after it, then each one alone.  After each failure the old
- * attributes and the old structure must be there.  In the end the change must
- * succeed.  Return the number of failed attempts.
+ * Let each allocation of a change fail in turn: first together with all later
+ * allocations, then alone.  Each failure must leave the old attributes and the old
+ * structure.  At the end the change must succeed.  Return the number of failed
+ * attempts.
  */
 static int set_with_failures(struct world *w, unsigned long start,
 			     unsigned long last, unsigned long attrs)
@@ -326,13 +326,13 @@ static void random_steps(unsigned long base, long steps, time_t until)
 	if (step > 1024 && !failed)
 		fail("no allocation failed");
 	if (step > 5000 && height < WANT_HEIGHT)
-		fail("the tree has never had more than %u levels", height);
+		fail("the tree never had more than %u levels", height);
 }
 
 static const unsigned long bases[] = {
 	0,				/* gfn 0 */
 	(1UL << 40) - 3 * BLOCK,	/* across a boundary of every level */
-	0UL - ARENA,			/* up to the last gfn of all */
+	0UL - ARENA,			/* up to the last gfn */
 };
 
 static void case_random(void)
@@ -356,9 +356,9 @@ static void case_empty(void)
 	check(&w);
 	kvm_mem_attrs_extent(&w.ma, 12345, &start, &last);
 	if (start || last != ULONG_MAX)
-		fail("extent of nothing is %lx-%lx", start, last);
+		fail("extent in an empty store is %lx-%lx", start, last);
 	if (kvm_mem_attrs_run(&w.ma, 0, ULONG_MAX, &attrs) != ULONG_MAX || attrs)
-		fail("run of nothing");
+		fail("wrong run in an empty store");
 	world_destroy(&w);
 }
 
@@ -382,7 +382,7 @@ static void case_whole_space(void)
 	if (kvm_mem_attrs_get(&w.ma, 0) || kvm_mem_attrs_get(&w.ma, ULONG_MAX) ||
 	    w.ma.nr_leaves != 2 ||
 	    !kvm_mem_attrs_uniform(&w.ma, 1, ULONG_MAX - 1, ~0UL, P))
-		fail("holes at the ends");
+		fail("wrong attributes with holes at the ends");
 	assert(!kvm_mem_attrs_prepare(&w.ma, &op, 0, ULONG_MAX, 0));
 	kvm_mem_attrs_commit(&op);
 	check(&w);
@@ -428,7 +428,7 @@ static void case_classic(void)
 	}
 }
 
-/* After it is split and reunited, the store is as small as it was. */
+/* A store that is split and reunited is as small as it was before. */
 static void case_reunite(void)
 {
 	struct kvm_mem_attrs_usage before, after;
@@ -457,7 +457,7 @@ static void case_reunite(void)
 	world_destroy(&w);
 }
 
-/* Free trees of every number of entries, so that some have full nodes. */
+/* Free trees with every number of entries, so that some have full nodes. */
 static void case_free_every_size(void)
 {
 	unsigned long n, i, max_blocks = min(ARENA_BLOCKS, 300);
@@ -494,8 +494,8 @@ static void case_abort(void)
 }
 
 /*
- * Readers run concurrently with a writer.  @seq is odd during a commit; @before
- * and @after are the states of the arena before and after this change.
+ * Readers run concurrently with a writer.  @seq is odd during a commit.  @before
+ * and @after are the states of the arena before and after that change.
  */
 static struct {
 	struct world w;
@@ -532,7 +532,7 @@ static void *race_reader(void *arg)
 		attrs = kvm_mem_attrs_get(&race.w.ma, gfn);
 		kvm_mem_attrs_extent(&race.w.ma, gfn, &start, &last);
 		run_last = kvm_mem_attrs_run(&race.w.ma, gfn, ARENA - 1, &run);
-		/* In a run, only pages that change now may have other attributes. */
+		/* In a run, only pages that are changing may have other attributes. */
 		for (g = gfn; g <= run_last; g++)
 			if (race.before[g] == race.after[g] && race.before[g] != run)
 				break;
@@ -543,12 +543,12 @@ static void *race_reader(void *arg)
 		if (CMM_LOAD_SHARED(race.seq) != seq)
 			continue;
 		if (!old_or_new)
-			fail("gfn %lx is neither as before nor as after", gfn);
+			fail("gfn %lx has neither the old nor the new attributes", gfn);
 		if (g <= run_last)
-			fail("gfn %lx isn't changed, nor of the run from %lx to %lx",
+			fail("gfn %lx doesn't change, and doesn't belong in the run %lx-%lx",
 			     g, gfn, run_last);
 		if (KVM_MEM_ATTRS_NR == 1 && was_mixed && start != last && !is_final)
-			fail("block of %lx looks uniform, and won't be", gfn);
+			fail("block of %lx looks uniform, but is mixed before and after", gfn);
 		uatomic_inc(&race.seen);
 	}
 	rcu_unregister_thread();
@@ -570,7 +570,7 @@ static void case_race(void)
 	while (time(NULL) < until ||
 	       (!uatomic_read(&race.seen) && time(NULL) < until + 30)) {
 		random_range(&start, &last);
-		/* A change affects only one attribute, the others stay 0. */
+		/* A change affects only one attribute; the others stay 0. */
 		attrs = rng_below(2) ? P : 0;
 		memcpy(race.before, race.w.page, ARENA);
 		oracle_set(&race.w, start, last, attrs);
@@ -587,9 +587,9 @@ static void case_race(void)
 	for (i = 0; i < ARRAY_SIZE(reader); i++)
 		pthread_join(reader[i], NULL);
 	check(&race.w);
-	printf("# %lu changes, %ld looks in the middle of one\n", race.seq / 2, race.seen);
+	printf("# %lu changes, %ld reads during a change\n", race.seq / 2, race.seen);
 	if (!race.seen)
-		fail("no reader ever met a writer");
+		fail("no reader met the writer");
 	world_destroy(&race.w);
 }
 
@@ -599,11 +599,11 @@ static const struct {
 } cases[] = {
 	{ "an empty store",				case_empty },
 	{ "the whole space, and holes at its ends",	case_whole_space },
-	{ "two pages of a block, one comes back",	case_classic },
+	{ "two pages of a block, one changes back",	case_classic },
 	{ "split and reunited, as small as before",	case_reunite },
 	{ "trees of every size are freed",		case_free_every_size },
-	{ "abort leaves nothing",			case_abort },
-	{ "readers beside a writer",			case_race },
+	{ "abort changes nothing and leaks nothing",	case_abort },
+	{ "readers concurrent with a writer",		case_race },
 	{ "random steps, with failing allocations",	case_random },
 };
 

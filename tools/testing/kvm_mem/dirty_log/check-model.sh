@@ -3,9 +3,9 @@
 #
 # usage: check-model.sh [DIR]
 #
-# Lets spin search all states of dirty_log.pml, as it is and in its variants, in
-# DIR or a temporary directory. Prints KTAP: a row fails if spin finds a
-# counter-example and should not, or finds none and should.
+# Lets spin search all states of dirty_log.pml and of its variants, in DIR or a
+# temporary directory. Prints KTAP: a row fails if spin finds a counter-example
+# where there should be none, or finds none where there should be one.
 set -u
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,7 +18,7 @@ if [ -z "$dir" ]; then
 	trap 'rm -rf "$dir"' EXIT
 fi
 
-# The result to expect ("lost": a write may be lost), and what to define.
+# The expected result ("lost": a write may be lost), and the macros to define.
 variants=(
 	"safe"
 	"safe RING"

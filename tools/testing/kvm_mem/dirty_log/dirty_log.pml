@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The protocol of the dirty log, for spin: one page, two vCPUs that write to the
- * page, KVM that writes to it for a guest, and a thread that migrates it.
+ * page, KVM, which writes to it for a guest, and a thread that migrates it.
  *
- * The requirement is: once all writers have stopped, and the last round is over,
- * the copy has what was written last.  Documentation/virt/kvm/dirty-log.rst
- * describes the steps, and the barriers that keep them in this order.  A step here
- * is what others see of it, so that a missing barrier is another order here.
+ * The requirement is: once all writers have stopped and the last round is over,
+ * the copy has the value of the last write.  Documentation/virt/kvm/dirty-log.rst
+ * describes the steps, and the barriers that keep them in order.  The model has
+ * the steps in the order that other CPUs see, so a missing barrier is another
+ * order in the model.
  *
- * Each of these definitions takes a step out, or moves one, and must yield a
+ * Each of these definitions removes or moves a step, and must yield a
  * counter-example ("check-model.sh" runs all of them):
  *
  *   NO_RETRY		P does not look again at an entry that changed
@@ -16,15 +17,16 @@
  *   COPY_FIRST		userspace copies before TLBs are invalidated
  *   PROTECT_FIRST	the bit is cleared after the page is protected
  *   MARK_FIRST		a fault sets the bit before the entry is writable
- *   NO_MAP_BARRIER	others see these two in any order
+ *   NO_MAP_BARRIER	others see these two steps in any order
  *   NO_DATA_BARRIER	others see KVM's own write and its bit in any order
  *   NO_MARK		a fault doesn't set the bit
- *   NO_COLLECT		KVM does not read the page tables, with HW
- *   NO_ZAP_MARK	an unmap forgets that the entry was dirty, with HW
- *   ZAP_STORE		or reads the entry first, and then takes it away
- *   ZAP_UNLOCKED	or sets the bit without mmu_lock, after a collect
- *   OFF_FORGETS	turning hardware off forgets dirty entries, with HW
- *   PROTECT_UNASKED	P protects a page whose bit was not set, with HW
+ *   NO_COLLECT		with HW, KVM does not read the page tables
+ *   NO_ZAP_MARK	with HW, an unmap forgets that the entry was dirty
+ *   ZAP_STORE		with HW, an unmap reads the entry, then takes it away
+ *   ZAP_UNLOCKED	with HW, an unmap sets the bit without mmu_lock, after a
+ *			collect
+ *   OFF_FORGETS	with HW, turning hardware off forgets dirty entries
+ *   PROTECT_UNASKED	with HW, P protects a page whose bit was not set
  *
  * These definitions select other kinds of log, with the same protocol:
  *
@@ -34,11 +36,11 @@
  *   HW			the CPU sets the dirty state of an entry, and KVM reads it
  *			from the page tables.  The host takes the entry away once.
  *			One of the CPUs lacks the feature, and takes faults.  The
- *			VMM can turn the feature off.  Without KVM's own writes
+ *			VMM can turn the feature off.  KVM itself does not write
  */
 
 #ifndef WRITES
-#define WRITES	2	/* of each vCPU */
+#define WRITES	2	/* per vCPU */
 #endif
 #ifndef ROUNDS
 #define ROUNDS	2	/* of the migration, before the last one */
@@ -49,7 +51,7 @@
 #define NONE	0	/* in a TLB: nothing, or read-only */
 #define WRITE	1	/* writable; with PML and HW, dirty as well */
 
-byte memory;		/* the page, as a number of the write */
+byte memory;		/* the content of the page: the number of a write */
 byte copy;
 byte last;		/* the number of the last write */
 bool logged;		/* the entry: writable, or dirty with PML and HW */
@@ -60,7 +62,7 @@ bool noted[VCPUS];	/* with PML: in the buffer of the vCPU */
 byte stopped;
 
 #ifdef HW
-bool on = true;		/* pages are made clean, and not read-only */
+bool on = true;		/* P makes pages clean instead of read-only */
 byte walking;		/* mmu_lock is held for read */
 bool zapping;		/* mmu_lock is held for write */
 #define LOCK_SHARED	atomic { !zapping -> walking++ };
@@ -94,7 +96,7 @@ bool dirty;
 
 #define READ_ENTRY	d_step { was_logged = logged; was_other = other }
 
-/* Flush one vCPU after the other.  It ends when all have dropped their entries. */
+/* Flush one vCPU after the other, until all have dropped their entries. */
 inline flush()
 {
 #ifdef NO_FLUSH
@@ -136,7 +138,7 @@ inline write_fault(who)
 }
 
 #ifdef HW
-/* The bit may be set after mmu_lock was dropped. */
+/* The fault may set the bit after it drops mmu_lock. */
 inline locked_write_fault(who)
 {
 	LOCK_SHARED
@@ -152,7 +154,7 @@ inline locked_write_fault(who)
 	fi
 }
 
-/* A fault replaces the entry: it locks it, invalidates TLBs, and makes another. */
+/* A fault replaces the entry: it locks it, invalidates TLBs, and makes a new one. */
 inline map_anew()
 {
 	LOCK_SHARED
@@ -184,7 +186,7 @@ inline other_fault()
 	CMPXCHG(was_logged, true)
 }
 
-/* The CPU does these steps by itself; TLB invalidations come in between or never. */
+/* The CPU takes these steps on its own; TLB invalidations come in between or never. */
 proctype vcpu(byte me)
 {
 	byte writes = 0;
@@ -228,7 +230,7 @@ proctype vcpu(byte me)
 	stopped++
 }
 
-/* KVM writes by the hva: emulation, a paravirtual page, an ITS table. */
+/* KVM writes through the hva: emulation, a paravirtual page, an ITS table. */
 proctype kvm()
 {
 #ifdef NO_DATA_BARRIER
@@ -297,7 +299,7 @@ inline collect()
 	UNLOCK_SHARED
 }
 
-/* Turn hardware's part off; slots_lock is held. */
+/* Turn hardware dirty state off; the caller holds slots_lock. */
 inline turn_off()
 {
 	atomic { !walking && !zapping -> on = false };
@@ -325,7 +327,7 @@ inline turn_off()
 	flush()
 }
 
-/* The host unmaps the page, which a fault maps again, clean. */
+/* The host unmaps the page; a fault maps it again, clean. */
 proctype zap()
 {
 	bool was_logged;

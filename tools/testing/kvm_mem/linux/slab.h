@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Declarations of ../slab.c, the kernel's allocators with failures on demand. */
+/* Declarations for ../slab.c: the kernel's allocators, with failures on demand. */
 #ifndef _KVM_MEM_SLAB_H
 #define _KVM_MEM_SLAB_H
 
 #include <urcu.h>
 #include "../../../include/linux/slab.h"
 
-/* Number of allocations that succeed before they fail; if negative, none fails. */
+/* Number of allocations that succeed before others fail; if negative, none fails. */
 extern long slab_fail_after;
 /* If true, only one allocation fails, and the next ones succeed. */
 extern bool slab_fail_once;

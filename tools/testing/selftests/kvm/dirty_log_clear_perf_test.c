@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Measure what a clear of the dirty log costs the caller, and a vCPU meanwhile.
+ * Measure what clearing the dirty log costs the caller, and a vCPU that writes
+ * meanwhile.
  *
- * The test prints one figure a line: name, value, unit.  It requires no ioctl that
+ * The test prints one figure per line: name, value, unit.  It requires no ioctl that
  * an unpatched kernel lacks, so that two kernels can be compared.
  */
 #include <pthread.h>
@@ -36,10 +37,10 @@ static int seconds = 3;
 static struct {
 	uint64_t pages, psz;
 	uint64_t nr_writes;	/* in a sweep */
-	bool random;		/* write to pages anywhere, instead of in order */
+	bool random;		/* write to random pages, instead of in order */
 	bool timed;		/* write until told to stop, and measure the time */
 	bool stop, clearing;
-	uint64_t page;		/* the next one to write to */
+	uint64_t page;		/* the next page to write to */
 	uint64_t writes;
 	uint64_t nr_samples;
 } shared;
@@ -113,7 +114,7 @@ static void run_on_cpu(int cpu)
 
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
-	/* This fails if there is only one CPU, which does no harm. */
+	/* This fails, without harm, if there is only one CPU. */
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
@@ -168,7 +169,7 @@ static uint64_t clear(struct vmm *v, unsigned long word)
 	return clear_mask(v);
 }
 
-/* ---- A clear by itself ---------------------------------------------------- */
+/* ---- Clearing while no vCPU runs ------------------------------------------ */
 
 static const struct {
 	const char *name;
@@ -205,7 +206,7 @@ static void bench_clear(uint64_t size)
 static const struct {
 	const char *name;
 	bool random;
-	int every;		/* one write for this many pages */
+	int every;		/* the slot has this many pages per write */
 } writers[] = {
 	{ "seq", false, 1 },
 	{ "random", true, 16 },
@@ -217,8 +218,8 @@ static void print_round(const char *writer, const char *what, bool hw, int64_t n
 }
 
 /*
- * Measure what it costs to learn of writes, from faults or (@hw) from hardware: for
- * a write, for a GET of the whole slot, and for the clear of a written page.
+ * Measure what it costs to log writes, by faults or (@hw) by hardware: the cost of a
+ * write, of a GET of the whole slot, and of clearing a written page.
  */
 static void bench_round(uint64_t size, int w, bool hw)
 {
@@ -264,7 +265,7 @@ static void bench_rounds(uint64_t size)
 	}
 }
 
-/* ---- A clear beside a vCPU that writes ------------------------------------ */
+/* ---- Clearing while a vCPU writes ----------------------------------------- */
 
 static void *vcpu_thread(void *arg)
 {
@@ -298,7 +299,7 @@ static void print_stalls(struct vmm *v, const char *what, int mib)
 }
 
 /*
- * Take pages away that the vCPU will write to next, so that it takes faults of
+ * Take away pages that the vCPU will write to next.  The vCPU then takes faults of
  * both kinds: on write-protected pages, which x86 handles in a fast path, and on
  * pages that are not mapped.
  */
@@ -319,7 +320,7 @@ static void end_sampling(typeof(shared) *guest)
 		sched_yield();
 }
 
-/* Clear beside the vCPU; without @clears, do the same except the clears. */
+/* Clear while the vCPU writes; without @clears, do everything except the clears. */
 static void bench_beside(int mib, bool clears)
 {
 	uint64_t end;
@@ -374,9 +375,9 @@ int main(int argc, char *argv[])
 			break;
 		default:
 			printf("usage: %s [-c MIB] [-t SECONDS] [MIB]...\n"
-			       "  -c   memory for the cost of a clear (%d)\n"
+			       "  -c   MiB to clear when measuring the cost (%d)\n"
 			       "  -t   seconds for each MIB (%d)\n"
-			       "  MIB  memory that is cleared beside a vCPU that writes\n",
+			       "  MIB  MiB to clear while a vCPU writes to them\n",
 			       argv[0], cost_mib, seconds);
 			exit(opt != 'h');
 		}

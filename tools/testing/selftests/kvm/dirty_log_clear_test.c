@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that clearing the dirty log loses no write, protects no other pages, and
+ * Test that clearing the dirty log loses no write and protects no other pages, and
  * that bad input changes nothing.
  *
  * The test keeps a copy of memory that vCPUs write to, by the rules of live
  * migration: it clears the pages that KVM reports, then copies them.  Once the
  * vCPUs have stopped, it copies the pages of the last report, and compares every
- * byte.  There are few pages and more than one vCPU, so that a clear meets faults
- * on the very same page.
+ * byte.  There are few pages and several vCPUs, so that clears meet faults on the
+ * same page.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -41,10 +41,10 @@
 #define OTHER_BASE	(BASE + SZ_1G)
 #define NR_VCPUS	2
 #define RING_ENTRIES	4096
-/* Writes of a vCPU before it lets others run, in case there is only one CPU. */
+/* Pages that a vCPU writes to before it lets others run, if there is only one CPU. */
 #define BATCH		64
 
-/* The instruction that guests call, if stage 2 makes pages executable on demand. */
+/* The guest calls a "ret" in each page if stage 2 makes pages executable on demand. */
 #define RET_INSN	0xd65f03c0
 #ifdef __aarch64__
 #define CALLS		true
@@ -52,7 +52,7 @@
 #define CALLS		false
 #endif
 
-static uint64_t psz;		/* page of the host */
+static uint64_t psz;		/* page size of the host */
 static int seconds = 30;
 
 /* ---- Guest -------------------------------------------------------------- */
@@ -61,7 +61,7 @@ static struct {
 	uint64_t pages;
 	uint64_t psz;
 	uint64_t pattern;
-	uint64_t burst;		/* writes to a page before the next one's turn */
+	uint64_t burst;		/* writes to a page before moving to the next */
 	bool exec;
 } area;
 
@@ -75,7 +75,7 @@ static uint64_t next_random(uint64_t *seed)
 
 /*
  * Write to some pages in a row, and call the "ret" at the start of each page.  The
- * fault that makes a page executable follows right after the one that makes it
+ * fault that makes a page executable comes right after the fault that makes it
  * writable.
  */
 static void guest_random(uint64_t id)
@@ -130,7 +130,7 @@ static void guest_read_write(uint64_t id)
 	}
 }
 
-/* Write to every page once a run, first to the pages of the pattern. */
+/* Write to every page once per run, first to the pages of the pattern. */
 static void guest_sweep(uint64_t id)
 {
 	uint64_t count = 0;
@@ -151,11 +151,11 @@ struct mode {
 	enum how how;
 	bool all_set;		/* bits are set when logging begins */
 	bool split;		/* huge pages are split when they are cleared */
-	bool calm;		/* many writes to a page; each round only clears all */
+	bool calm;		/* many writes per page; rounds only clear all pages */
 	bool hw;		/* hardware notes first writes (KVM_CAP_ARM_HW_DIRTY) */
 	bool toggle;		/* switch hw now and then; off in the last round */
 	enum vm_mem_backing_src_type memory;
-	int units;		/* of 64 pages, or huge pages */
+	int units;		/* number of huge pages, or of 64 small pages */
 };
 
 struct vmm {
@@ -171,7 +171,7 @@ struct vmm {
 };
 
 static atomic_bool stop;
-static atomic_long batches;	/* number of batches that vCPUs have ended */
+static atomic_long batches;	/* number of batches that vCPUs have finished */
 
 static bool ring_supported(void)
 {
@@ -352,7 +352,7 @@ static void copy_pages(struct vmm *v, const unsigned long *bits)
 			copy_page(v, page);
 }
 
-/* Clear some reported pages, in some part of the slot; all of them with @all. */
+/* Clear some reported pages in some part of the slot, or all of them if @all. */
 static void round_clear(struct vmm *v, bool all)
 {
 	uint64_t words = v->pages / BITS_PER_LONG, first = 0, n = words, i, r;
@@ -393,7 +393,7 @@ static int harvest(struct vmm *v, struct kvm_vcpu *vcpu, int max)
 		TEST_ASSERT(entry->slot == SLOT && entry->offset < v->pages,
 			    "Page %llu of slot %u in the ring", entry->offset, entry->slot);
 		__set_bit(entry->offset, v->log);
-		/* Return it after reading it; pairs with kvm_dirty_gfn_harvested(). */
+		/* Return the entry once it is read; pairs with kvm_dirty_gfn_harvested(). */
 		smp_store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
 	}
 	return n;
@@ -428,9 +428,9 @@ static void round_of(struct vmm *v, bool all)
 }
 
 /*
- * Take pages away.  Anonymous pages are zero afterwards, which counts as a write of
- * the test itself.  Other pages keep their data, and KVM must not forget that they
- * are dirty.
+ * Take pages away.  Anonymous pages are zero afterwards, which counts as a write by
+ * the test.  Other pages keep their data, and KVM must not forget that they are
+ * dirty.
  */
 static void drop_pages(struct vmm *v, uint64_t unit)
 {
@@ -459,7 +459,10 @@ static uint64_t now_ms(void)
 	return now_ns() / 1000000;
 }
 
-/* From the start of logging to the comparison; returns the number of rounds. */
+/*
+ * Start logging, run rounds for @ms milliseconds, and compare.  Return the number of
+ * rounds, or -1 if a write was lost.
+ */
 static int migrate(struct vmm *v, int ms)
 {
 	bool huge = is_huge(v->mode);
@@ -477,7 +480,7 @@ static int migrate(struct vmm *v, int ms)
 		round_of(v, v->mode->calm);
 		if (v->mode->calm)
 			continue;
-		/* Most of the time, be at the heels of the vCPUs. */
+		/* Most of the time, stay close behind the vCPUs. */
 		switch (next_random(&v->seed) % 64) {
 		case 0:
 			change_memslots(v);
@@ -494,9 +497,9 @@ static int migrate(struct vmm *v, int ms)
 	}
 	if (v->mode->toggle)
 		vm_enable_cap(v->vm, KVM_CAP_ARM_HW_DIRTY, 0);
-	/* A round may leave entries of a ring that are behind others. */
+	/* A round may leave entries in a ring; the last round takes them all. */
 	stop_vcpus(v);
-	TEST_ASSERT(batches, "vCPUs have not written anything");
+	TEST_ASSERT(batches, "The vCPUs have not written anything");
 	round_of(v, true);
 
 	for (page = 0; page < v->pages; page++) {
@@ -508,7 +511,7 @@ static int migrate(struct vmm *v, int ms)
 	}
 
 	set_logging(v, false);
-	/* Huge pages come back where nothing is mapped. */
+	/* Unmap the pages, so that KVM maps huge pages again. */
 	if (huge)
 		madvise(v->memory, v->pages * psz, MADV_DONTNEED);
 	return rounds;
@@ -517,26 +520,26 @@ static int migrate(struct vmm *v, int ms)
 static const struct mode race_modes[] = {
 	{ "GET", HOW_GET, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
 	{ "CLEAR", HOW_CLEAR, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
-	/* Writes go on through the TLB between clears. */
+	/* Between clears, the vCPUs write through their TLBs. */
 	{ "CLEAR, few faults", HOW_CLEAR, .calm = true, .memory = VM_MEM_SRC_ANONYMOUS,
 	  .units = 64 },
 	{ "CLEAR, anonymous memory", HOW_CLEAR, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
-	{ "CLEAR, all set at first", HOW_CLEAR, .all_set = true, .memory = VM_MEM_SRC_SHMEM,
+	{ "CLEAR, initially all set", HOW_CLEAR, .all_set = true, .memory = VM_MEM_SRC_SHMEM,
 	  .units = 16 },
 	{ "CLEAR, huge pages", HOW_CLEAR, .all_set = true,
 	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
-	{ "CLEAR, huge pages that are split", HOW_CLEAR, .all_set = true, .split = true,
+	{ "CLEAR, split huge pages", HOW_CLEAR, .all_set = true, .split = true,
 	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
 	{ "ring", HOW_RING, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
 	{ "ring, huge pages", HOW_RING, .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
 #ifdef __aarch64__
 	{ "GET, hardware", HOW_GET, .hw = true, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
 	{ "CLEAR, hardware", HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_SHMEM, .units = 16 },
-	{ "CLEAR, hardware now and then", HOW_CLEAR, .hw = true, .toggle = true,
+	{ "CLEAR, hardware on and off", HOW_CLEAR, .hw = true, .toggle = true,
 	  .memory = VM_MEM_SRC_SHMEM, .units = 16 },
 	{ "CLEAR, hardware, few faults", HOW_CLEAR, .hw = true, .calm = true,
 	  .memory = VM_MEM_SRC_ANONYMOUS, .units = 64 },
-	{ "CLEAR, hardware, huge pages that are split", HOW_CLEAR, .hw = true,
+	{ "CLEAR, hardware, split huge pages", HOW_CLEAR, .hw = true,
 	  .all_set = true, .split = true, .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 4 },
 #endif
 };
@@ -547,7 +550,7 @@ static void test_race(const struct mode *m)
 	int rounds = 0, epochs = 0, n;
 	struct vmm v;
 
-	if (skipped(m, "writes are copied: %s", m->name))
+	if (skipped(m, "no write is lost: %s", m->name))
 		return;
 
 	create_vmm(&v, m, NR_VCPUS, guest_random);
@@ -559,21 +562,21 @@ static void test_race(const struct mode *m)
 	free_vmm(&v);
 
 	ksft_print_msg("%d migrations, %d rounds\n", epochs, rounds);
-	ksft_test_result(n >= 0, "writes are copied: %s\n", m->name);
+	ksft_test_result(n >= 0, "no write is lost: %s\n", m->name);
 }
 
 /* ---- No other page is protected --------------------------------------------------- */
 
 static const struct mode exact_modes[] = {
-	{ "pages", HOW_CLEAR, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
-	{ "all set at first", HOW_CLEAR, .all_set = true, .memory = VM_MEM_SRC_ANONYMOUS,
+	{ "small pages", HOW_CLEAR, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
+	{ "initially all set", HOW_CLEAR, .all_set = true, .memory = VM_MEM_SRC_ANONYMOUS,
 	  .units = 16 },
-	{ "huge pages that are split", HOW_CLEAR, .all_set = true, .split = true,
+	{ "split huge pages", HOW_CLEAR, .all_set = true, .split = true,
 	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 2 },
 	{ "ring", HOW_RING, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
 #ifdef __aarch64__
 	{ "hardware", HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16 },
-	{ "hardware, huge pages that are split", HOW_CLEAR, .hw = true, .split = true,
+	{ "hardware, split huge pages", HOW_CLEAR, .hw = true, .split = true,
 	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 2 },
 #endif
 };
@@ -583,7 +586,7 @@ static const struct {
 	unsigned long word;
 } patterns[] = {
 	{ "every other page", 0x5555555555555555 },
-	{ "the first and the last of 64", 0x8000000000000001 },
+	{ "the first and last page of 64", 0x8000000000000001 },
 	{ "two runs", 0x00ffff0000ff0000 },
 };
 
@@ -628,7 +631,10 @@ static int64_t faults_after_clear(struct vmm *v)
 	return faults;
 }
 
-/* The same with a ring, where the pattern comes first; return the new entries. */
+/*
+ * Do the same with a ring, in which the pages of the pattern come first.  Return the
+ * number of new entries.
+ */
 static int64_t pushes_after_reset(struct vmm *v, int64_t cleared)
 {
 	int64_t holes = v->pages - cleared;
@@ -644,12 +650,12 @@ static void test_exact(const struct mode *m, int p)
 	int64_t cleared, holes, faults, allowed;
 	struct vmm v;
 
-	if (skipped(m, "holes stay writable: %s, %s", m->name, patterns[p].name))
+	if (skipped(m, "uncleared pages stay writable: %s, %s", m->name, patterns[p].name))
 		return;
 
 	area.pattern = patterns[p].word;
 	create_vmm(&v, m, 1, guest_sweep);
-	/* Map the pages, huge ones among them, before logging begins. */
+	/* Map the pages, including huge pages, before logging begins. */
 	sweep_faults(v.vcpus[0]);
 	set_logging(&v, true);
 	sweep_faults(v.vcpus[0]);
@@ -661,18 +667,18 @@ static void test_exact(const struct mode *m, int p)
 		allowed = cleared;
 	} else {
 		faults = faults_after_clear(&v);
-		/* Allow for exits due to interrupts of the host. */
+		/* Allow for exits due to host interrupts. */
 		allowed = m->hw ? cleared / 2 : cleared + holes / 8;
 	}
 	free_vmm(&v);
 
 	if (faults > allowed)
 		ksft_print_msg("%ld faults after %ld pages were cleared\n", faults, cleared);
-	ksft_test_result(faults <= allowed, "holes stay writable: %s, %s\n", m->name,
+	ksft_test_result(faults <= allowed, "uncleared pages stay writable: %s, %s\n", m->name,
 			 patterns[p].name);
 }
 
-/* ---- No page stays writable unseen --------------------------------------- */
+/* ---- No write goes unlogged ---------------------------------------------- */
 
 /*
  * Clear all pages again and again while the vCPU writes to pages that are not
@@ -698,7 +704,7 @@ static bool chase(struct vmm *v)
 	for (i = 0; i < v->pages / BITS_PER_LONG; i++)
 		lost += __builtin_popcountl(~v->log[i]);
 	if (lost)
-		ksft_print_msg("%lu of %lu pages are written to, and not logged\n", lost,
+		ksft_print_msg("%lu of %lu pages were written to but not logged\n", lost,
 			       v->pages);
 	return !lost;
 }
@@ -717,7 +723,7 @@ static void test_unseen(const struct mode *m)
 	struct vmm v;
 	bool ok;
 
-	if (skipped(m, "no page stays writable unseen: %s", m->name))
+	if (skipped(m, "no write goes unlogged: %s", m->name))
 		return;
 
 	area.pattern = ~0ull;
@@ -729,14 +735,14 @@ static void test_unseen(const struct mode *m)
 	} while (ok && now_ms() < end);
 	free_vmm(&v);
 
-	ksft_print_msg("%d times %d pages\n", n, m->units * BITS_PER_LONG);
-	ksft_test_result(ok, "no page stays writable unseen: %s\n", m->name);
+	ksft_print_msg("%d rounds of %d pages\n", n, m->units * BITS_PER_LONG);
+	ksft_test_result(ok, "no write goes unlogged: %s\n", m->name);
 }
 
 #ifdef __aarch64__
-/* ---- What hardware knows outlives a clear of other pages ------------------ */
+/* ---- Unreported pages stay dirty ------------------------------------------ */
 
-/* Write to the pages of the pattern alone. */
+/* Write only to the pages of the pattern. */
 static void guest_write_only(uint64_t id)
 {
 	uint64_t count = 0;
@@ -756,7 +762,8 @@ static void write_pattern(struct vmm *v, uint64_t pattern)
 
 /*
  * Write to some pages, read the log, write to the pages between them, and clear
- * everything.  This clears only the former pages; the next log has the latter.
+ * everything.  The clear affects only the pages in the log; the next log has the
+ * other pages.
  */
 static void test_uncollected(void)
 {
@@ -767,7 +774,7 @@ static void test_uncollected(void)
 	uint64_t i, wrong = 0;
 	struct vmm v;
 
-	if (skipped(&m, "what was not asked for is not cleared"))
+	if (skipped(&m, "unreported pages stay dirty"))
 		return;
 
 	create_vmm(&v, &m, 1, guest_write_only);
@@ -788,7 +795,7 @@ static void test_uncollected(void)
 		wrong += v.log[i] != ~asked;
 	free_vmm(&v);
 
-	ksft_test_result(!wrong, "what was not asked for is not cleared\n");
+	ksft_test_result(!wrong, "unreported pages stay dirty\n");
 }
 
 #define NR_UNCOLLECTED	1
@@ -834,8 +841,8 @@ static void set_slot(struct vmm *v, struct kvm_userspace_memory_region2 *slot,
 }
 
 /*
- * Create a slot that logs, or move it from elsewhere.  The vCPU waits for the slot,
- * and writes to it before the ioctl is over.
+ * Create a slot with logging on, or move it from elsewhere.  The vCPU waits for the
+ * slot, and writes to it before the ioctl returns.
  */
 static bool create_logging(struct vmm *v, struct kvm_userspace_memory_region2 *slot,
 			   bool move)
@@ -876,13 +883,13 @@ static void test_created(const struct mode *m)
 	} while (ok && now_ms() < end);
 	free_vmm(&v);
 
-	ksft_print_msg("%d times\n", n);
+	ksft_print_msg("created or moved the slot %d times\n", n);
 	ksft_test_result(ok, "a slot logs from the beginning: %s\n", m->name);
 }
 
 /* ---- Bad input ---------------------------------------------------------- */
 
-/* Two slots of 100 pages, one of which logs, and a slot that does not exist. */
+/* Two slots of 100 pages, only the first with logging on, and a missing slot. */
 #define BAD_PAGES	100
 enum { LOGGED = 20, NOT_LOGGED, ABSENT };
 
@@ -893,20 +900,20 @@ static const struct {
 	bool bad_pointer;
 	int error;
 } inputs[] = {
-	{ "all, with bits set beyond the slot", LOGGED, BAD_PAGES, 0, false, 0 },
-	{ "nothing", LOGGED, 0, 0, false, 0 },
-	{ "nothing, behind the last 64 pages", LOGGED, 0, 64, false, 0 },
-	{ "the last pages", LOGGED, BAD_PAGES - 64, 64, false, 0 },
+	{ "all pages, with bits set beyond the slot", LOGGED, BAD_PAGES, 0, false, 0 },
+	{ "no pages", LOGGED, 0, 0, false, 0 },
+	{ "no pages, from page 64 on", LOGGED, 0, 64, false, 0 },
+	{ "the last pages, fewer than 64", LOGGED, BAD_PAGES - 64, 64, false, 0 },
 	{ "first_page is not a multiple of 64", LOGGED, 64, 1, false, EINVAL },
-	{ "num_pages is not, before the end", LOGGED, 65, 0, false, EINVAL },
+	{ "num_pages is not a multiple of 64, before the end", LOGGED, 65, 0, false, EINVAL },
 	{ "num_pages goes beyond the slot", LOGGED, 128, 0, false, EINVAL },
 	{ "first_page is beyond the slot", LOGGED, 0, 128, false, EINVAL },
-	{ "first_page and num_pages overflow", LOGGED, 128, -64ull, false, EINVAL },
-	{ "bits that can't be read", LOGGED, BAD_PAGES, 0, true, EFAULT },
-	{ "a slot that doesn't log", NOT_LOGGED, BAD_PAGES, 0, false, ENOENT },
-	{ "a slot that is not there", ABSENT, BAD_PAGES, 0, false, ENOENT },
-	{ "a slot number that can't be", 0xffff, BAD_PAGES, 0, false, EINVAL },
-	{ "an address space that isn't", 0xff0000 | LOGGED, BAD_PAGES, 0, false, EINVAL },
+	{ "first_page + num_pages overflows", LOGGED, 128, -64ull, false, EINVAL },
+	{ "the bitmap can't be read", LOGGED, BAD_PAGES, 0, true, EFAULT },
+	{ "a slot without dirty logging", NOT_LOGGED, BAD_PAGES, 0, false, ENOENT },
+	{ "a slot that doesn't exist", ABSENT, BAD_PAGES, 0, false, ENOENT },
+	{ "a slot number out of range", 0xffff, BAD_PAGES, 0, false, EINVAL },
+	{ "an address space out of range", 0xff0000 | LOGGED, BAD_PAGES, 0, false, EINVAL },
 };
 
 static int clear(struct kvm_vm *vm, uint32_t slot, uint64_t first, uint32_t num, void *bits)
@@ -960,9 +967,9 @@ static const struct {
 	{ "off", { .args = { 0 } }, false, 0 },
 	{ "neither on nor off", { .args = { 2 } }, false, EINVAL },
 	{ "more than 32 bits", { .args = { 1ull << 32 } }, false, EINVAL },
-	{ "an argument too many", { .args = { 1, 1 } }, false, EINVAL },
-	{ "the last argument", { .args = { 1, 0, 0, 1 } }, false, EINVAL },
-	{ "a flag", { .flags = 1, .args = { 1 } }, false, EINVAL },
+	{ "args[1] set", { .args = { 1, 1 } }, false, EINVAL },
+	{ "args[3] set", { .args = { 1, 0, 0, 1 } }, false, EINVAL },
+	{ "flags set", { .flags = 1, .args = { 1 } }, false, EINVAL },
 	{ "on, with a dirty ring", { .args = { 1 } }, true, EBUSY },
 	{ "off, with a dirty ring", { .args = { 0 } }, true, 0 },
 };
@@ -976,7 +983,7 @@ static void test_hw_input(int i)
 	int error;
 
 	if (!kvm_has_cap(KVM_CAP_ARM_HW_DIRTY) || (hw_inputs[i].ring && !ring_supported())) {
-		ksft_test_result_skip("hardware's dirty state: %s: there's none, or no ring\n",
+		ksft_test_result_skip("hardware dirty state: %s: unsupported, or no dirty ring\n",
 				      hw_inputs[i].name);
 		return;
 	}
@@ -988,7 +995,7 @@ static void test_hw_input(int i)
 	if (error != hw_inputs[i].error)
 		ksft_print_msg("%s instead of %s\n", strerror(error),
 			       strerror(hw_inputs[i].error));
-	ksft_test_result(error == hw_inputs[i].error, "hardware's dirty state: %s\n",
+	ksft_test_result(error == hw_inputs[i].error, "hardware dirty state: %s\n",
 			 hw_inputs[i].name);
 	kvm_vm_free(vm);
 }
@@ -1016,7 +1023,7 @@ static void test_input_ring(void)
 }
 
 /*
- * A CLEAR that stops half way: userfaultfd withholds the page of its bitmap until
+ * A CLEAR that blocks half way: userfaultfd withholds the page of its bitmap until
  * the test sets "proceed".
  */
 static struct {
@@ -1056,8 +1063,8 @@ static void *delete_thread(void *arg)
 }
 
 /*
- * Delete a slot during a CLEAR of it.  The deletion waits until CLEAR is done with
- * the slot.  The next CLEAR finds no slot.
+ * Delete a slot while a CLEAR uses it.  The deletion waits until the CLEAR is done
+ * with the slot.  The next CLEAR finds no slot.
  */
 static void test_deleted(void)
 {
@@ -1098,7 +1105,7 @@ static void test_deleted(void)
 		ksft_print_msg("the bitmap was %sread, the slot was %sdeleted meanwhile\n",
 			       held.stopped ? "" : "not ", held.deleted ? "" : "not ");
 	ksft_test_result(waited && !held.error && error == ENOENT,
-			 "input: a slot that is deleted meanwhile\n");
+			 "input: a slot that is deleted during the call\n");
 	kvm_vm_free(held.vm);
 	uffd_stop_demand_paging(uffd);
 	munmap(held.bitmap, 2 * psz);
@@ -1116,7 +1123,7 @@ int main(int argc, char *argv[])
 			break;
 		default:
 			printf("usage: %s [-t SECONDS]\n"
-			       "  -t  of vCPUs that write while their memory is copied, in all (%d)\n",
+			       "  -t  seconds in total to copy memory that vCPUs write to (%d)\n",
 			       argv[0], seconds);
 			exit(opt != 'h');
 		}

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What memory attributes cost: time of conversions, memory kept, and faults.
+ * Measure what memory attributes cost: the time of conversions, the memory that
+ * KVM keeps, and the time of faults.
  *
- * Prints one figure a line: name, value, unit.  It calls nothing that an
- * unpatched kernel doesn't have, so that two kernels can be compared.  A value
- * is the median of several runs, each on a new VM, unless it says otherwise.
+ * The test prints one figure per line: name, value, unit.  It uses no ioctl that
+ * an unpatched kernel lacks, so that two kernels can be compared.  A value is
+ * the median of several runs, each on a new VM, unless a comment says otherwise.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -46,7 +47,7 @@ static int64_t slab_bytes(void)
 	return kib * 1024;
 }
 
-/* A VM with room for page tables that map @size. */
+/* Create a VM with room for page tables that map @size. */
 static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, uint64_t size, void *guest_code)
 {
 	return __vm_create_shape_with_one_vcpu(sw_protected_large_shape(), vcpu,
@@ -61,7 +62,7 @@ static int64_t convert(struct kvm_vm *vm, uint64_t size, uint64_t attrs)
 	return now_ns() - begin;
 }
 
-/* Slots of @size bytes in all, without memory behind them yet. */
+/* Add slots of @size bytes in total, with no memory behind them yet. */
 static void add_slots(struct kvm_vm *vm, uint64_t size, void *hva, int gmem)
 {
 	uint64_t done, n;
@@ -83,11 +84,11 @@ static void *reserve(uint64_t size)
 	return align_ptr_up(hva, GIB);
 }
 
-/* A range that was never mapped, to private and back. */
+/* Convert a range that was never mapped to private and back. */
 static void bench_range(uint64_t size, const char *label)
 {
 	int64_t to_private[repeats], to_shared[repeats], kept[repeats];
-	/* More than a second a run: once tells it. */
+	/* If a conversion takes more than a second, one run is enough. */
 	int i, n = repeats;
 
 	for (i = 0; i < n; i++) {
@@ -114,7 +115,7 @@ static void bench_range(uint64_t size, const char *label)
 	figure(median(kept, n), "bytes", "kept_%s", label);
 }
 
-/* Convert every other page of 1 GiB; the median of all 2 MiB, for a call. */
+/* Convert every other page of 1 GiB; return the median of all 2 MiB, per call. */
 static int64_t convert_every_other_page(struct kvm_vm *vm, uint64_t attrs)
 {
 	enum { BLOCKS = SZ_1G / SZ_2M, CALLS = SZ_2M / 4096 / 2 };
@@ -149,7 +150,7 @@ static void bench_fragmented(void)
 	munmap(hva, GIB);
 }
 
-/* 2 MiB to private and back, over and over, in a VM of 1 GiB. */
+/* Convert 2 MiB to private and back, over and over, in a VM of 1 GiB. */
 static void bench_2m(void)
 {
 	enum { ROUNDS = 301 };
@@ -210,7 +211,7 @@ static int64_t touch(struct kvm_vcpu *vcpu)
 	return now_ns() - begin;
 }
 
-/* Memory that the host has already, in pages as large as @step allows. */
+/* Populate memory on the host, in pages as large as @step allows. */
 static char *populate(uint64_t size, uint64_t step)
 {
 	char *hva = reserve(size);
@@ -223,9 +224,9 @@ static char *populate(uint64_t size, uint64_t step)
 }
 
 /*
- * The first access to each of @pages pages, @step bytes apart, that the host has
- * already: the time of touching all pages for the first time, less that of
- * touching them again.  The VM has memory of both kinds elsewhere, too.
+ * Measure the first access to each of @pages pages, @step bytes apart, that the
+ * host has populated: the time to touch all pages for the first time, minus the
+ * time to touch them again.  Elsewhere the VM has memory of both kinds.
  */
 static void bench_fault(const char *name, uint64_t attrs, int pages, uint64_t step)
 {
@@ -257,7 +258,7 @@ static void bench_fault(const char *name, uint64_t attrs, int pages, uint64_t st
 	figure(median(ns, repeats) / pages, "ns/fault", "%s", name);
 }
 
-/* The same in a VM that has no private memory, and no attributes. */
+/* Do the same in a VM that has no private memory and no attributes. */
 static void bench_plain_fault(const char *name, int pages, uint64_t step)
 {
 	const uint64_t size = pages * step;
@@ -281,8 +282,8 @@ static void bench_plain_fault(const char *name, int pages, uint64_t step)
 }
 
 /*
- * A range that the guest has mapped, page by page, to private.  Then the guest
- * maps every page again, and the range goes back to shared.
+ * Convert a range to private that the guest has mapped page by page.  Then let the
+ * guest map every page again, and convert the range back to shared.
  */
 static void bench_mapped(void)
 {
@@ -312,7 +313,7 @@ static void bench_mapped(void)
 	figure(median(to_shared, repeats), "ns", "mapped_to_shared_512m");
 }
 
-/* What is worth counting in instructions. */
+/* Run the benchmarks that are worth counting in instructions. */
 static void bench_short(void)
 {
 	bench_plain_fault("fault_plain", 2048, PAGE_SIZE);
@@ -339,7 +340,7 @@ static void bench_conversions(void)
 	};
 	int i;
 
-	/* First, so that no freed memory is there to be used again. */
+	/* Run this first, while there is no freed memory to reuse. */
 	bench_fragmented();
 	bench_2m();
 	for (i = 0; i < ARRAY_SIZE(ranges) && ranges[i].size <= largest; i++)
@@ -351,9 +352,9 @@ static void bench_conversions(void)
 static void help(const char *name)
 {
 	printf("usage: %s [-s] [-m GIB] [-n REPEATS]\n"
-	       " -s: faults and short conversions, no ranges\n"
+	       " -s: measure only faults and short conversions\n"
 	       " -m: largest range to convert, in GiB (default 64)\n"
-	       " -n: runs of which the median is taken (default %d)\n", name, repeats);
+	       " -n: number of runs to take the median of (default %d)\n", name, repeats);
 	exit(KSFT_SKIP);
 }
 

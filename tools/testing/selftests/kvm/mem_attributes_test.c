@@ -5,7 +5,8 @@
  * KVM maps around memory of both kinds.
  *
  * KVM's statistics of the VM give the level of mappings (vm_get_large_pages()).
- * After each step the test compares attributes with an oracle of one byte a page.
+ * After each step the test compares the attributes with an oracle of one byte per
+ * page.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -59,7 +60,7 @@ static void guest_read(void)
 
 /* ---- Slots -------------------------------------------------------------- */
 
-/* Memory whose address is that of @gpa modulo 1 GiB, so that both align. */
+/* Map memory at an address equal to @gpa modulo 1 GiB, so that both align. */
 static void *map_like_gpa(uint64_t gpa, size_t size, bool hugetlb)
 {
 	size_t reserved = size + 2 * GIB;
@@ -81,7 +82,7 @@ static void *map_like_gpa(uint64_t gpa, size_t size, bool hugetlb)
 		return hva;
 
 	TEST_ASSERT(!madvise(hva, size, MADV_HUGEPAGE), "No huge pages");
-	/* Huge pages are there before the guest faults. */
+	/* Populate the huge pages before the guest faults. */
 	memset(hva, 0, size);
 	return hva;
 }
@@ -116,7 +117,7 @@ static int set_attrs(struct kvm_vm *vm, uint64_t gpa, uint64_t size, uint64_t at
 
 /* ---- Reading back ------------------------------------------------------- */
 
-/* Compare the attributes of [@gpa, @gpa + @nr pages) with @want, a byte each. */
+/* Compare the attributes of [@gpa, @gpa + @nr pages) with @want, a byte per page. */
 static void check_attrs(struct kvm_vm *vm, uint64_t gpa, const uint8_t *want,
 			size_t nr, uint32_t capacity)
 {
@@ -142,16 +143,16 @@ static void check_attrs(struct kvm_vm *vm, uint64_t gpa, const uint8_t *want,
 				    "Run 0x%llx + 0x%llx, flags 0x%llx, not at 0x%lx",
 				    runs[i].address, runs[i].size, runs[i].flags, next);
 			TEST_ASSERT(runs[i].attributes != attrs,
-				    "Runs before and at 0x%lx are one", next);
+				    "The runs before and at 0x%lx don't differ", next);
 			attrs = runs[i].attributes;
 			next += runs[i].size;
 			for (page = runs[i].address; page < next; page += PAGE_SIZE)
 				TEST_ASSERT(want[(page - gpa) / PAGE_SIZE] == attrs,
-					    "0x%lx has 0x%lx", page, attrs);
+					    "0x%lx has attributes 0x%lx", page, attrs);
 		}
 		TEST_ASSERT(get.address == next &&
 			    get.address + get.size == gpa + nr * PAGE_SIZE,
-			    "Go on at 0x%llx + 0x%llx after 0x%lx",
+			    "Left to report: 0x%llx + 0x%llx, after 0x%lx",
 			    get.address, get.size, next);
 	}
 }
@@ -171,12 +172,12 @@ static const struct {
 	int error;
 } bad_gets[] = {
 	{ "flags",		GET(.flags = 1),			EINVAL },
-	{ "reserved 0",		GET(.reserved = { 1 }),			EINVAL },
-	{ "reserved 3",		GET(.reserved = { 0, 0, 0, 1 }),	EINVAL },
-	{ "no capacity",	GET(.nr = 0),				EINVAL },
-	{ "no size",		GET(.size = 0),				EINVAL },
-	{ "address, bytes",	GET(.address = BASE + 1),		EINVAL },
-	{ "size, bytes",	GET(.size = BLOCK - 1),			EINVAL },
+	{ "reserved[0]",	GET(.reserved = { 1 }),			EINVAL },
+	{ "reserved[3]",	GET(.reserved = { 0, 0, 0, 1 }),	EINVAL },
+	{ "capacity 0",		GET(.nr = 0),				EINVAL },
+	{ "size 0",		GET(.size = 0),				EINVAL },
+	{ "unaligned address",	GET(.address = BASE + 1),		EINVAL },
+	{ "unaligned size",	GET(.size = BLOCK - 1),			EINVAL },
 	{ "end above 2^64",	GET(.address = -BLOCK, .size = 2 * BLOCK), EINVAL },
 	{ "end at 2^64",	GET(.address = -BLOCK),			EINVAL },
 	{ "bad array",		GET(.runs = -4096ull),			EFAULT },
@@ -194,9 +195,9 @@ static const struct {
 	{ "flags",			RANGE(.flags = 1) },
 	{ "unknown attribute, bit 0",	RANGE(.attributes = PRIVATE | 1) },
 	{ "unknown attribute, bit 63",	RANGE(.attributes = 1ull << 63) },
-	{ "no size",			RANGE(.size = 0) },
-	{ "address, bytes",		RANGE(.address = BASE + 8) },
-	{ "size, bytes",		RANGE(.size = BLOCK + 8) },
+	{ "size 0",			RANGE(.size = 0) },
+	{ "unaligned address",		RANGE(.address = BASE + 8) },
+	{ "unaligned size",		RANGE(.size = BLOCK + 8) },
 	{ "end above 2^64",		RANGE(.address = -BLOCK, .size = 2 * BLOCK) },
 	{ "end at 2^64",		RANGE(.address = -BLOCK) },
 };
@@ -212,11 +213,11 @@ static const struct {
 } bad_lists[] = {
 	{ "flags",		LIST(.flags = 1),			EINVAL },
 	{ "pad",		LIST(.pad = 1),				EINVAL },
-	{ "reserved 0",		LIST(.reserved = { 1 }),		EINVAL },
-	{ "reserved 2",		LIST(.reserved = { 0, 0, 1 }),		EINVAL },
-	{ "no entry",		LIST(.nr = 0),				EINVAL },
-	{ "too many",		LIST(.nr = 4097),			EINVAL },
-	{ "very many",		LIST(.nr = UINT_MAX),			EINVAL },
+	{ "reserved[0]",	LIST(.reserved = { 1 }),		EINVAL },
+	{ "reserved[2]",	LIST(.reserved = { 0, 0, 1 }),		EINVAL },
+	{ "no entries",		LIST(.nr = 0),				EINVAL },
+	{ "4097 entries",	LIST(.nr = 4097),			EINVAL },
+	{ "UINT_MAX entries",	LIST(.nr = UINT_MAX),			EINVAL },
 	{ "bad array",		LIST(.ranges = -4096ull),		EFAULT },
 	{ "null array",		LIST(.ranges = 0),			EFAULT },
 };
@@ -288,7 +289,7 @@ static void test_bad_input(void)
 	kvm_vm_free(vm);
 }
 
-/* The argument can be read but not written: nothing is set. */
+/* If KVM can read the argument but not write to it, KVM sets nothing. */
 static void test_read_only_argument(void)
 {
 	struct kvm_memory_attributes_list *list;
@@ -307,7 +308,7 @@ static void test_read_only_argument(void)
 	munmap(list, PAGE_SIZE);
 }
 
-/* Set as many entries as the capability allows, a different page each. */
+/* Set as many entries as the capability allows, each for a different page. */
 static void test_longest_list(void)
 {
 	static struct kvm_memory_attributes a[4096];
@@ -341,7 +342,7 @@ static void read_usage(struct kvm_vm *vm, unsigned long *runs,
 	FILE *f = vm_open_debugfs(vm, "mem_attrs");
 
 	TEST_ASSERT(fscanf(f, "runs %lu leaves %lu bytes %lu", runs, leaves, bytes) == 3,
-		    "mem_attrs has another format");
+		    "Unexpected format of mem_attrs");
 	fclose(f);
 }
 
@@ -412,7 +413,7 @@ static void random_ranges(struct kvm_memory_attributes *a, int nr, uint64_t base
 
 static void test_oracle(void)
 {
-	/* The lowest addresses, some in the middle, and the last ones. */
+	/* The lowest addresses, some in the middle, and some near the end. */
 	static const uint64_t bases[] = { 0, BASE - 2 * BLOCK, -5 * BLOCK };
 	static const uint32_t capacities[] = { 1, 2, 64 };
 	struct kvm_memory_attributes a[16];
@@ -444,7 +445,7 @@ static void test_oracle(void)
 	kvm_vm_free(vm);
 }
 
-/* LIST on another VM takes the entries that GET returns. */
+/* LIST on another VM accepts the entries that GET returns. */
 static void test_copy_to_another_vm(void)
 {
 	struct kvm_memory_attributes runs[64];
@@ -485,24 +486,26 @@ struct step {
  * The test sets attributes in this order, before or after it adds a slot.  Then
  * the guest reads the given pages, which are shared, and the test compares the
  * number of large pages with the expected one.
+ *
+ * In the names, A and B are single pages, and A > B means that A is the higher one.
  */
 static const struct level_case {
 	const char *why;
 	struct step steps[6];
-	uint64_t touch[8];	/* from BASE; the first 0 after an entry ends it */
+	uint64_t touch[8];	/* from BASE; a 0 that isn't the first entry ends it */
 	uint64_t slot_start;	/* from BASE */
 	uint64_t slot_size;
-	bool slot_last;		/* the slot comes after the attributes */
+	bool slot_last;		/* add the slot after setting attributes */
 	int pages_2m;
 	int pages_1g;
 } level_cases[] = {
 #define FOUR	.slot_size = 4 * BLOCK, \
 		.touch = { AT(0, 7), AT(1, 7), AT(2, 7), AT(3, 7) }
-	{ "all is shared", {}, FOUR, .pages_2m = 4 },
-	{ "all was private, as one", {
+	{ "all shared", {}, FOUR, .pages_2m = 4 },
+	{ "all was private, set in one call", {
 		{ 0, 4 * BLOCK, PRIVATE }, { 0, 4 * BLOCK, SHARED },
 	  }, FOUR, .pages_2m = 4 },
-	{ "all was private, block by block", {
+	{ "all was private, set in parts", {
 		{ 0, 2 * BLOCK, PRIVATE }, { 2 * BLOCK, 2 * BLOCK, PRIVATE },
 		{ BLOCK, 3 * BLOCK, SHARED }, { 0, BLOCK, SHARED },
 	  }, FOUR, .pages_2m = 4 },
@@ -512,82 +515,82 @@ static const struct level_case {
 	{ "one page of block 1 was private", {
 		{ AT(1, 100), PG(1), PRIVATE }, { AT(1, 100), PG(1), SHARED },
 	  }, FOUR, .pages_2m = 4 },
-	{ "A > B are private, B comes back: middle", {
+	{ "A > B private, B shared again: both in the middle", {
 		{ AT(1, 10), PG(1), PRIVATE }, { AT(1, 5), PG(1), PRIVATE },
 		{ AT(1, 5), PG(1), SHARED },
 	  }, FOUR, .pages_2m = 3 },
-	{ "A > B are private, B comes back: B at the head", {
+	{ "A > B private, B shared again: B at the head", {
 		{ AT(1, 10), PG(1), PRIVATE }, { AT(1, 0), PG(1), PRIVATE },
 		{ AT(0, 256), PG(257), SHARED },
 	  }, FOUR, .pages_2m = 3 },
-	{ "A > B are private, B comes back: A at the tail", {
+	{ "A > B private, B shared again: A at the tail", {
 		{ AT(1, 511), PG(1), PRIVATE }, { AT(1, 0), PG(1), PRIVATE },
 		{ AT(1, 0), PG(511), SHARED },
 	  }, FOUR, .pages_2m = 3 },
-	{ "A < B are private, B comes back: B at the tail", {
+	{ "A < B private, B shared again: B at the tail", {
 		{ AT(1, 3), PG(1), PRIVATE }, { AT(1, 511), PG(1), PRIVATE },
 		{ AT(1, 511), PG(257), SHARED },
 	  }, FOUR, .pages_2m = 3 },
-	{ "A and B are private, both come back", {
+	{ "A and B private, both shared again", {
 		{ AT(1, 10), PG(1), PRIVATE }, { AT(1, 5), PG(1), PRIVATE },
 		{ AT(1, 5), PG(1), SHARED }, { AT(1, 10), PG(1), SHARED },
 	  }, FOUR, .pages_2m = 4 },
-	{ "two private pages across blocks 1 and 2", {
+	{ "two private pages, the last of block 1 and the first of block 2", {
 		{ AT(1, 511), PG(2), PRIVATE },
 	  }, FOUR, .pages_2m = 2 },
-	{ "across blocks 1 to 3, all but the ends came back", {
+	{ "private from block 1 to block 3, block 2 shared again", {
 		{ AT(1, 511), PG(514), PRIVATE }, { AT(2, 0), PG(512), SHARED },
 	  }, FOUR, .pages_2m = 2 },
-	{ "across blocks 0 and 1, block 0 came back", {
+	{ "private from block 0 to block 1, block 0 shared again", {
 		{ AT(0, 0), PG(513), PRIVATE }, { AT(0, 0), PG(512), SHARED },
 	  }, FOUR, .pages_2m = 3 },
 #undef FOUR
 #define ODD	.slot_start = PG(1), .slot_size = 3 * BLOCK, \
 		.touch = { AT(0, 7), AT(1, 7), AT(2, 7), AT(3, 0) }
-	{ "odd slot", {}, ODD, .pages_2m = 2 },
-	{ "odd slot, private page before it", {
+	{ "unaligned slot", {}, ODD, .pages_2m = 2 },
+	{ "unaligned slot, private page before it", {
 		{ AT(0, 0), PG(1), PRIVATE },
 	  }, ODD, .pages_2m = 2 },
-	{ "odd slot, private page in a whole block", {
+	{ "unaligned slot, private page in a whole block", {
 		{ AT(2, 511), PG(1), PRIVATE },
 	  }, ODD, .pages_2m = 1 },
-	{ "odd slot, its first page was private", {
+	{ "unaligned slot, its first page was private", {
 		{ AT(0, 0), PG(2), PRIVATE }, { AT(0, 0), PG(2), SHARED },
 	  }, ODD, .pages_2m = 2 },
 #undef ODD
 #define LATE	.slot_last = true, .slot_size = 4 * BLOCK, \
 		.touch = { AT(0, 7), AT(1, 7), AT(2, 7), AT(3, 7) }
-	{ "new slot over nothing", {}, LATE, .pages_2m = 4 },
+	{ "new slot, no attributes set", {}, LATE, .pages_2m = 4 },
 	{ "new slot over a private page", {
 		{ AT(2, 0), PG(1), PRIVATE },
 	  }, LATE, .pages_2m = 3 },
-	{ "new slot where A > B were, and B came back", {
+	{ "new slot, A > B private, B shared again", {
 		{ AT(1, 10), PG(1), PRIVATE }, { AT(1, 5), PG(1), PRIVATE },
 		{ AT(1, 5), PG(1), SHARED },
 	  }, LATE, .pages_2m = 3 },
 #undef LATE
 #define HUGE	.slot_size = GIB, \
 		.touch = { AT(0, 7), AT(1, 7), AT(300, 7), AT(511, 7) }
-	{ "1 GiB, all is shared", {}, HUGE, .pages_1g = 1 },
+	{ "1 GiB, all shared", {}, HUGE, .pages_1g = 1 },
 	{ "1 GiB, a private page in block 300", {
 		{ AT(300, 0), PG(1), PRIVATE },
 	  }, HUGE, .pages_2m = 3 },
-	{ "1 GiB, A > B are private, B comes back: same block", {
+	{ "1 GiB, A > B private, B shared again: same block", {
 		{ AT(300, 10), PG(1), PRIVATE }, { AT(300, 5), PG(1), PRIVATE },
 		{ AT(300, 5), PG(1), SHARED },
 	  }, HUGE, .pages_2m = 3 },
-	{ "1 GiB, A > B are private, B comes back: B at the head", {
+	{ "1 GiB, A > B private, B shared again: B at the head", {
 		{ AT(300, 10), PG(1), PRIVATE }, { AT(0, 0), PG(1), PRIVATE },
 		{ AT(0, 0), PG(1), SHARED },
 	  }, HUGE, .pages_2m = 3 },
-	{ "1 GiB, A > B are private, B comes back: A at the tail", {
+	{ "1 GiB, A > B private, B shared again: A at the tail", {
 		{ AT(511, 511), PG(1), PRIVATE }, { AT(1, 0), PG(1), PRIVATE },
 		{ AT(0, 0), AT(2, 0), SHARED },
 	  }, HUGE, .pages_2m = 3 },
-	{ "1 GiB, a block is private", {
+	{ "1 GiB, a private block", {
 		{ 5 * BLOCK, BLOCK, PRIVATE },
 	  }, HUGE, .pages_2m = 4 },
-	{ "1 GiB, A and B are private, both come back", {
+	{ "1 GiB, A and B private, both shared again", {
 		{ AT(511, 511), PG(1), PRIVATE }, { AT(1, 0), PG(1), PRIVATE },
 		{ AT(1, 0), PG(1), SHARED }, { AT(511, 511), PG(1), SHARED },
 	  }, HUGE, .pages_1g = 1 },
@@ -597,7 +600,7 @@ static const struct level_case {
 #undef HUGE
 };
 
-/* Let the guest reach what touch() makes it read. */
+/* Map the pages that touch() makes the guest read. */
 static void virt_map_offsets(struct kvm_vm *vm, uint64_t base,
 			     const uint64_t *offset, int nr)
 {
@@ -607,7 +610,7 @@ static void virt_map_offsets(struct kvm_vm *vm, uint64_t base,
 		virt_map(vm, base + offset[i], base + offset[i], 1);
 }
 
-/* Let the guest read; return how many large pages that maps. */
+/* Let the guest read the pages; return the number of large pages that KVM maps. */
 static void touch(struct kvm_vm *vm, struct kvm_vcpu *vcpu, uint64_t base,
 		  const uint64_t *offset, int nr, int *pages_2m, int *pages_1g)
 {
@@ -637,7 +640,7 @@ static bool get_1g_page(void)
 	return n != '0';
 }
 
-/* Returns false if there is no 1 GiB page for it. */
+/* Return false if there is no 1 GiB page for the case. */
 static bool run_level_case(const struct level_case *c)
 {
 	uint64_t slot_gpa = BASE + c->slot_start;
@@ -672,7 +675,7 @@ static bool run_level_case(const struct level_case *c)
 	return true;
 }
 
-/* Conversions split and re-unite what is mapped already. */
+/* Conversions split and reunite large pages that are already mapped. */
 static void test_split_and_reunite(void)
 {
 	static const uint64_t first[] = { AT(0, 7), AT(1, 7) };
@@ -694,7 +697,7 @@ static void test_split_and_reunite(void)
 		touch(vm, vcpu, BASE, first, 2, &pages_2m, &pages_1g);
 		TEST_ASSERT(pages_2m == 1, "%d large pages, not 1", pages_2m);
 		vm_mem_set_shared(vm, BASE + PG(50 * i), PG(1));
-		/* The small pages are still there: unmap them. */
+		/* The small pages are still mapped: unmap them. */
 		vm_mem_set_private(vm, BASE, BLOCK);
 		vm_mem_set_shared(vm, BASE, BLOCK);
 	}
@@ -703,7 +706,7 @@ static void test_split_and_reunite(void)
 	munmap(hva, 2 * BLOCK);
 }
 
-/* A slot without guest_memfd is moved and deleted; attributes stay. */
+/* Move and delete a slot without guest_memfd; the attributes stay. */
 static void test_move_and_delete(void)
 {
 	static const uint64_t offset[] = { AT(0, 7), AT(1, 7) };
@@ -739,7 +742,7 @@ static void test_move_and_delete(void)
 	touch(vm, vcpu, a, offset, 2, &pages_2m, &pages_1g);
 	TEST_ASSERT(pages_2m == 1, "Moved back: %d large pages, not 1", pages_2m);
 
-	/* What is private has no memory in such a slot. */
+	/* Such a slot has no memory for private pages. */
 	cmd.gpa[0] = a;
 	cmd.nr = 1;
 	sync_global_to_guest(vm, cmd);
@@ -752,11 +755,11 @@ static void test_move_and_delete(void)
 	munmap(hva, 2 * BLOCK);
 }
 
-/* ---- A fault against a conversion in the same large page ---------------- */
+/* ---- A fault races with a conversion in the same large page ------------- */
 
 static bool race_stop;
 
-/* Exits now and then, as an emulator may not interrupt it. */
+/* Exit now and then, since an emulator may not interrupt the guest. */
 static void guest_spin(void)
 {
 	int i;
@@ -779,9 +782,9 @@ static void *race_vcpu(void *arg)
 }
 
 /*
- * One page of a large page is converted to and fro while the guest reads
- * another one, and so faults in the middle of each conversion.  Once the page
- * is private, no large page may be there, however the two met.
+ * Convert one page of a large page back and forth while the guest reads another
+ * page of it, and so faults in the middle of each conversion.  Once the page is
+ * private, KVM must not map a large page there, however the two interleave.
  */
 static void test_race_for_large_page(void)
 {
@@ -802,7 +805,7 @@ static void test_race_for_large_page(void)
 	while (rounds < 4000 && time(NULL) < until) {
 		vm_mem_set_private(vm, BASE + PG(300), PG(1));
 		vm_get_large_pages(vm, &pages_2m, &pages_1g);
-		TEST_ASSERT(!pages_2m, "A large page over both kinds, round %d", rounds);
+		TEST_ASSERT(!pages_2m, "A large page maps both kinds, round %d", rounds);
 		vm_mem_set_private(vm, BASE, BLOCK);
 		vm_mem_set_shared(vm, BASE, BLOCK);
 		usleep(rand() % 200);
@@ -810,8 +813,8 @@ static void test_race_for_large_page(void)
 		large += !!pages_2m;
 		rounds++;
 	}
-	ksft_print_msg("%d rounds, %d of them with a large page before\n", rounds, large);
-	TEST_ASSERT(large, "No large page was ever there");
+	ksft_print_msg("%d rounds, %d of them ended with a large page\n", rounds, large);
+	TEST_ASSERT(large, "KVM never mapped a large page");
 
 	WRITE_ONCE(race_stop, true);
 	pthread_join(thread, NULL);
@@ -830,7 +833,7 @@ static void test_race_for_large_page(void)
 
 static bool stress_stop;
 
-/* The values that a vCPU wrote to its pages, of either kind, and their state. */
+/* The values that a vCPU wrote to its pages of each kind, and the pages' state. */
 static struct {
 	uint32_t wrote[2][STRESS_PAGES];
 	bool is_private[STRESS_PAGES];
@@ -848,7 +851,7 @@ static uint64_t page_gpa(uint32_t page)
 	return BASE + PG(page);
 }
 
-/* Page @i of a vCPU's own ones; a chunk is theirs in turn. */
+/* Get page @i of a vCPU's own pages.  The vCPUs own the chunks in turn. */
 static uint32_t own_page(int id, uint32_t i)
 {
 	return (i / CHUNK * NR_VCPUS + id) * CHUNK + i % CHUNK;
@@ -866,7 +869,7 @@ static void guest_check_page(int id, uint32_t page)
 	uint32_t n = know[id].wrote[private][page];
 
 	__GUEST_ASSERT(READ_ONCE(*p) == (n ? content(page, private, n) : 0),
-		       "vCPU %d, page %u, private %d: 0x%lx, not of write %u",
+		       "vCPU %d, page %u, private %d: 0x%lx is not from write %u",
 		       id, page, private, READ_ONCE(*p), n);
 }
 
@@ -877,7 +880,7 @@ static void guest_stress(int id)
 	bool private;
 
 	for (;;) {
-		/* Half of the time a whole chunk, or all of them. */
+		/* Half of the time, convert a whole chunk or all chunks. */
 		first = guest_rand(&rng) % (OWN_CHUNKS * CHUNK);
 		nr = 1 + guest_rand(&rng) % 16;
 		switch (guest_rand(&rng) % 8) {
@@ -911,7 +914,7 @@ static void guest_stress(int id)
 	}
 }
 
-/* Convert own pages [@first, @first + @nr): a range a chunk, by list or not. */
+/* Convert own pages [@first, @first + @nr), a range per chunk, with a list or not. */
 static void host_convert(struct kvm_vm *vm, int id, uint32_t first, uint32_t nr,
 			 bool private)
 {
@@ -945,7 +948,7 @@ static void *stress_vcpu(void *arg)
 
 	while (!READ_ONCE(stress_stop)) {
 		if (_vcpu_run(vcpu)) {
-			/* A fault met a conversion or an mprotect(): again. */
+			/* A fault met a conversion or an mprotect(): try again. */
 			TEST_ASSERT(errno == EFAULT || errno == EINTR ||
 				    errno == EAGAIN, "KVM_RUN failed, errno %d", errno);
 			continue;
@@ -965,7 +968,7 @@ static void *stress_vcpu(void *arg)
 	return NULL;
 }
 
-/* Slots come, move and go, and host mappings change, beside the guest. */
+/* Add, move and delete slots, and change host mappings, while the guest runs. */
 static void stress_host(struct kvm_vm *vm, void *hva, void *other, int seconds)
 {
 	struct kvm_memory_attributes runs[16];
@@ -1014,7 +1017,7 @@ static void test_stress(void)
 	sync_global_from_guest(vm, know);
 	for (i = 0; i < NR_VCPUS; i++) {
 		ksft_print_msg("vCPU %d: %lu conversions\n", i, know[i].conversions);
-		TEST_ASSERT(know[i].conversions > 10, "vCPU %d stands still", i);
+		TEST_ASSERT(know[i].conversions > 10, "vCPU %d makes no progress", i);
 	}
 	close(gmem);
 	kvm_vm_free(vm);
@@ -1027,16 +1030,16 @@ int main(void)
 		void (*run)(void);
 	} tests[] = {
 		{ "bad input is refused and changes nothing",	test_bad_input },
-		{ "a list that can't be written to",		test_read_only_argument },
+		{ "a read-only list argument sets nothing",	test_read_only_argument },
 		{ "the longest list",				test_longest_list },
-		{ "what debugfs tells",				test_debugfs },
+		{ "debugfs shows the size of the store",	test_debugfs },
 		{ "a VM without private memory",		test_vm_without_private_memory },
-		{ "ranges against an oracle",			test_oracle },
-		{ "runs of one VM set another",			test_copy_to_another_vm },
-		{ "split and re-united",			test_split_and_reunite },
-		{ "a slot moved and deleted",			test_move_and_delete },
-		{ "a fault against a conversion nearby",	test_race_for_large_page },
-		{ "vCPUs, conversions and slots at once",	test_stress },
+		{ "random ranges match an oracle",		test_oracle },
+		{ "copy attributes to another VM",		test_copy_to_another_vm },
+		{ "split and reunite large pages",		test_split_and_reunite },
+		{ "move and delete a slot",			test_move_and_delete },
+		{ "a fault races with a conversion nearby",	test_race_for_large_page },
+		{ "concurrent conversions and slot changes",	test_stress },
 	};
 	int i;
 
@@ -1053,7 +1056,7 @@ int main(void)
 		if (run_level_case(&level_cases[i]))
 			ksft_test_result_pass("level: %s\n", level_cases[i].why);
 		else
-			ksft_test_result_skip("level: %s: no page of 1 GiB\n",
+			ksft_test_result_skip("level: %s: no 1 GiB page\n",
 					      level_cases[i].why);
 	}
 	for (i = 0; i < ARRAY_SIZE(tests); i++) {

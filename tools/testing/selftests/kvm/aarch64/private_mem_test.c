@@ -3,12 +3,12 @@
  * Private memory on arm64: which pages KVM maps, unmaps and refuses in a VM of
  * type KVM_VM_TYPE_ARM_SW_PROTECTED, and how its guest asks for conversions.
  *
- * The guest does one operation in each run.  To convert memory it makes the calls
- * that Linux makes in a protected guest (MEM_SHARE and
- * MEM_UNSHARE, drivers/virt/coco/pkvm-guest); the SMCCC filter hands them to
- * this VMM.  The dump of the stage-2 page table shows which pages are mapped.
+ * The guest does one operation per run.  To convert memory, it makes the hypercalls
+ * that Linux makes in a protected guest (MEM_SHARE and MEM_UNSHARE,
+ * drivers/virt/coco/pkvm-guest).  The SMCCC filter forwards them to this VMM.  The
+ * dump of the stage-2 page table shows which pages are mapped.
  *
- * Sizes are in pages of the host, which may be of 4, 16 or 64 KiB.
+ * Sizes are in pages of the host, which may have 4, 16 or 64 KiB.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -41,7 +41,7 @@
 #define MEM_UNSHARE	VENDOR_HYP(4)
 #define SERVICES	(BIT(2) | BIT(3) | BIT(4))
 
-static uint64_t psz;		/* page of the host */
+static uint64_t psz;		/* page size of the host */
 
 /* ---- Guest -------------------------------------------------------------- */
 
@@ -105,7 +105,7 @@ static uint64_t page(int n)
 	return BASE + n * psz;
 }
 
-/* Returns the size of the smallest block, which one page of entries maps. */
+/* Return the size of the smallest block: the memory that a page of entries maps. */
 static uint64_t block_size(void)
 {
 	return psz / 8 * psz;
@@ -123,7 +123,7 @@ static void forward(struct kvm_vm *vm, uint32_t first, int nr)
 			    &filter);
 }
 
-/* A VM whose guest reaches @pages pages at BASE; there's no slot yet. */
+/* Create a VM whose guest maps @pages pages at BASE, without a slot yet. */
 static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, int pages)
 {
 	struct kvm_vm *vm;
@@ -133,7 +133,7 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, int pages)
 	return vm;
 }
 
-/* Do what a VMM does that offers conversions to its guest. */
+/* Handle a hypercall as a VMM does that lets its guest convert memory. */
 static void handle_hypercall(struct kvm_vcpu *vcpu)
 {
 	uint64_t gpa, ret = SMCCC_RET_SUCCESS;
@@ -158,7 +158,7 @@ static void handle_hypercall(struct kvm_vcpu *vcpu)
 	vcpu_set_reg(vcpu, ARM64_CORE_REG(regs.regs[0]), ret);
 }
 
-/* Runs one operation; returns 0, or the errno of KVM_RUN. */
+/* Run one operation; return 0, or the errno of KVM_RUN. */
 static int try_op(struct kvm_vcpu *vcpu, enum op op, uint64_t gpa, uint64_t *value)
 {
 	struct ucall uc;
@@ -199,7 +199,7 @@ static uint64_t do_op(struct kvm_vcpu *vcpu, enum op op, uint64_t gpa, uint64_t 
 #define expect_read(vcpu, gpa, want) \
 	TEST_ASSERT_EQ(do_op(vcpu, OP_READ, gpa, 0), (uint64_t)(want))
 
-/* A slot for @pages at BASE, with a guest_memfd or, with @gmem of NULL, none. */
+/* Add a slot of @pages pages at BASE, with a guest_memfd unless @gmem is NULL. */
 static char *add_slot(struct kvm_vm *vm, int pages, int *gmem)
 {
 	char *hva = mmap(NULL, pages * psz, PROT_READ | PROT_WRITE,
@@ -216,7 +216,7 @@ static char *add_slot(struct kvm_vm *vm, int pages, int *gmem)
 static void punch_hole(int gmem, uint64_t offset, uint64_t size)
 {
 	TEST_ASSERT(!fallocate(gmem, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-			       offset, size), "No hole, errno %d", errno);
+			       offset, size), "Punching a hole failed, errno %d", errno);
 }
 
 /* Does the stage-2 page table have an entry for @gpa? */
@@ -256,7 +256,7 @@ static void test_conversion_by_guest(void)
 	for (i = 0; i < 4; i++)
 		TEST_ASSERT_EQ(*(uint64_t *)(hva + i * psz), 0ul);
 
-	/* Share pages 1 and 2: the guest gets other memory, which the host writes. */
+	/* Share pages 1 and 2: the guest gets other memory, which the host can write. */
 	for (i = 1; i <= 2; i++) {
 		TEST_ASSERT_EQ(do_op(vcpu, OP_SHARE, page(i), 0), 0ul);
 		expect_read(vcpu, page(i), 0);
@@ -283,7 +283,7 @@ static void test_conversion_by_guest(void)
 	munmap(hva, 4 * psz);
 }
 
-/* A conversion, the host and guest_memfd each unmap memory of one kind. */
+/* A conversion, the host and guest_memfd each unmap only memory of one kind. */
 static void test_who_unmaps_what(void)
 {
 	struct kvm_vcpu *vcpu;
@@ -300,19 +300,19 @@ static void test_who_unmaps_what(void)
 	for (i = 0; i < 6; i++)
 		TEST_ASSERT(is_mapped(vm, page(i)), "Page %d isn't mapped", i);
 
-	/* Pages 0 to 2 to private: 1 changes. */
+	/* Convert pages 0 to 2 to private: only page 1 changes. */
 	vm_mem_set_private(vm, page(0), 3 * psz);
 	TEST_ASSERT(is_mapped(vm, page(0)) && !is_mapped(vm, page(1)) &&
 		    is_mapped(vm, page(2)), "To private: %d %d %d mapped",
 		    is_mapped(vm, page(0)), is_mapped(vm, page(1)), is_mapped(vm, page(2)));
 
-	/* Pages 3 to 5 to shared: 4 changes. */
+	/* Convert pages 3 to 5 to shared: only page 4 changes. */
 	vm_mem_set_shared(vm, page(3), 3 * psz);
 	TEST_ASSERT(is_mapped(vm, page(3)) && !is_mapped(vm, page(4)) &&
 		    is_mapped(vm, page(5)), "To shared: %d %d %d mapped",
 		    is_mapped(vm, page(3)), is_mapped(vm, page(4)), is_mapped(vm, page(5)));
 
-	/* The host drops what it has mapped: 0 to 2 are private. */
+	/* The host drops its memory: pages 0 to 2 are private, and not affected. */
 	TEST_ASSERT(!madvise(hva, 6 * psz, MADV_DONTNEED), "madvise");
 	for (i = 0; i < 6; i++)
 		TEST_ASSERT(is_mapped(vm, page(i)) == (i == 0 || i == 2),
@@ -321,7 +321,7 @@ static void test_who_unmaps_what(void)
 	expect_read(vcpu, page(0), 0);
 	expect_read(vcpu, page(2), 2);
 
-	/* The file loses its memory: 3 is shared. */
+	/* The guest_memfd loses its memory: page 3 is shared, and not affected. */
 	punch_hole(gmem, 0, 6 * psz);
 	for (i = 0; i < 6; i++)
 		TEST_ASSERT(is_mapped(vm, page(i)) == (i == 3),
@@ -357,15 +357,15 @@ static void test_block(void)
 
 		vm_mem_set_private(vm, BASE + block - psz, psz);
 		vm_get_large_pages(vm, &pmds, &puds);
-		TEST_ASSERT(!pmds, "The block stays, round %d", i);
+		TEST_ASSERT(!pmds, "The block stays mapped, round %d", i);
 		do_op(vcpu, OP_READ, page(1), 0);
 		vm_get_large_pages(vm, &pmds, &puds);
-		TEST_ASSERT(!pmds, "A block over both kinds, round %d", i);
+		TEST_ASSERT(!pmds, "A block maps both kinds, round %d", i);
 
 		vm_mem_set_private(vm, BASE, block);
 		expect_read(vcpu, page(1), 0);
 		vm_get_large_pages(vm, &pmds, &puds);
-		TEST_ASSERT(!pmds, "A block of a guest_memfd, round %d", i);
+		TEST_ASSERT(!pmds, "A block maps guest_memfd, round %d", i);
 		vm_mem_set_shared(vm, BASE, block);
 	}
 	close(gmem);
@@ -402,7 +402,7 @@ static void test_no_memory(void)
 		hva = add_slot(vm, 1, NULL);
 		expect_fault(vcpu, ops[i], "A slot without guest_memfd");
 		vm_set_user_memory_region2(vm, SLOT, 0, BASE, 0, hva, -1, 0);
-		expect_fault(vcpu, ops[i], "The slot deleted");
+		expect_fault(vcpu, ops[i], "A deleted slot");
 		munmap(hva, psz);
 		hva = add_slot(vm, 1, &gmem);
 		do_op(vcpu, ops[i], BASE, 0);
@@ -412,7 +412,7 @@ static void test_no_memory(void)
 	}
 }
 
-/* Dirty logging of a slot without guest_memfd works as in every VM. */
+/* Dirty logging of a slot without guest_memfd works as in any VM. */
 static void test_dirty_log(void)
 {
 	struct kvm_vcpu *vcpu;
@@ -449,7 +449,7 @@ static void test_pre_fault(void)
 		bool flags;
 	} cases[] = {
 		{ "private and shared pages",	0, 4, 0, 0 },
-		{ "mapped already",		1, 2, 0, 0 },
+		{ "already mapped",		1, 2, 0, 0 },
 		{ "beyond the slot",		4, 1, 1, ENOENT },
 		{ "flags",			0, 1, 1, EINVAL, true },
 	};
@@ -477,7 +477,7 @@ static void test_pre_fault(void)
 		    errno == ENOENT, "Beyond the IPA space: errno %d", errno);
 	expect_read(vcpu, page(3), 0);
 
-	/* An exit that the VMM has yet to deal with stays. */
+	/* The call keeps an exit that the VMM has yet to handle. */
 	vm_mem_set_private(vm, page(8), psz);
 	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	vm_set_user_memory_region2(vm, SLOT + 1, 0, page(8), psz, hva, -1, 0);
@@ -531,7 +531,7 @@ static void test_types_and_caps(void)
 
 	for (i = 0; i < ARRAY_SIZE(caps); i++)
 		TEST_ASSERT(vm_check_cap(vm, caps[i]) && !vm_check_cap(plain, caps[i]),
-			    "Capability %d: %d, of a plain VM %d", caps[i],
+			    "Capability %d: %d, and %d of a plain VM", caps[i],
 			    vm_check_cap(vm, caps[i]), vm_check_cap(plain, caps[i]));
 	TEST_ASSERT(vm_check_cap(vm, KVM_CAP_USER_MEMORY2) &&
 		    vm_check_cap(vm, KVM_CAP_PRE_FAULT_MEMORY), "Capabilities are missing");
@@ -539,7 +539,7 @@ static void test_types_and_caps(void)
 	/* The VMM couldn't save the tags of private pages. */
 	TEST_ASSERT(!vm_check_cap(vm, KVM_CAP_ARM_MTE), "MTE is offered");
 	TEST_ASSERT(__vm_ioctl(vm, KVM_ENABLE_CAP, &mte) == -1 && errno == EINVAL,
-		    "MTE is taken, errno %d", errno);
+		    "MTE is accepted, errno %d", errno);
 	kvm_vm_free(vm);
 	kvm_vm_free(plain);
 }
@@ -567,8 +567,8 @@ static void test_bad_slots(void)
 		{ "no such file",	vm, 0, BASE, 1000, 0, EBADF },
 		{ "dirty logging",	vm, KVM_MEM_LOG_DIRTY_PAGES, BASE, gmem, 0, EINVAL },
 		{ "read-only",		vm, KVM_MEM_READONLY, BASE, gmem, 0, EINVAL },
-		{ "offset, bytes",	vm, 0, BASE, gmem, 8, EINVAL },
-		{ "behind its end",	vm, 0, BASE, gmem, 4 * psz, EINVAL },
+		{ "unaligned offset",	vm, 0, BASE, gmem, 8, EINVAL },
+		{ "beyond the file",	vm, 0, BASE, gmem, 4 * psz, EINVAL },
 		{ "overlaps a binding",	vm, 0, BASE + 16 * psz, gmem, psz, EINVAL },
 		{ "overlaps a slot",	vm, 0, BASE + 7 * psz, gmem, 2 * psz, EEXIST },
 		{ "beyond the IPA space", vm, 0, end - psz, gmem, 2 * psz, EFAULT },
@@ -601,13 +601,13 @@ int main(void)
 		void (*run)(void);
 	} tests[] = {
 		{ "conversion by the guest",			test_conversion_by_guest },
-		{ "who unmaps what",				test_who_unmaps_what },
-		{ "a block is of one kind",			test_block },
-		{ "private memory that isn't there",		test_no_memory },
+		{ "unmapping affects only one kind of memory",	test_who_unmaps_what },
+		{ "only shared memory is mapped by blocks",	test_block },
+		{ "missing private memory is reported",		test_no_memory },
 		{ "dirty logging",				test_dirty_log },
 		{ "pre-faulting",				test_pre_fault },
 		{ "types and capabilities",			test_types_and_caps },
-		{ "slots that are refused",			test_bad_slots },
+		{ "bad slots are refused",			test_bad_slots },
 	};
 	int i;
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Helpers that the tests of the dirty log share. */
+/* Helpers for the tests of the dirty log. */
 #ifndef SELFTEST_KVM_DIRTY_LOG_H
 #define SELFTEST_KVM_DIRTY_LOG_H
 

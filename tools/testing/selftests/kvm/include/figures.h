@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Figures of a performance test: measured, and printed one a line. */
+/* Helpers to measure the figures of a performance test and print one per line. */
 #ifndef SELFTEST_KVM_FIGURES_H
 #define SELFTEST_KVM_FIGURES_H
 
@@ -26,7 +26,7 @@ static inline int compare_values(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Sort the values; return the one that @percent of them don't exceed. */
+/* Sort the values; return the value that @percent of them do not exceed. */
 static inline int64_t percentile(int64_t *v, int n, int percent)
 {
 	qsort(v, n, sizeof(*v), compare_values);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * VMs whose memory can be private, on every architecture that has them: their
- * type, and what KVM maps large in them.
+ * VMs whose memory can be private, on every architecture that has such VMs: their
+ * type, and the number of large pages that KVM maps in them.
  */
 #ifndef SELFTEST_KVM_PRIVATE_MEM_H
 #define SELFTEST_KVM_PRIVATE_MEM_H
@@ -16,7 +16,7 @@
 
 #ifdef __aarch64__
 #define SW_PROTECTED_VM_TYPE	KVM_VM_TYPE_ARM_SW_PROTECTED
-#define PAGE_SIZE		4096ul		/* as on x86, the guest's */
+#define PAGE_SIZE		4096ul		/* of the guest, as on x86 */
 
 static inline bool sw_protected_vm_supported(void)
 {
@@ -60,13 +60,13 @@ static inline FILE *vm_open_debugfs(struct kvm_vm *vm, const char *name)
 	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/%s", getpid(),
 		 vm->fd, name);
 	f = fopen(path, "r");
-	TEST_ASSERT(f, "%s can't be read, errno %d: is debugfs there?", path, errno);
+	TEST_ASSERT(f, "Can't open %s, errno %d: is debugfs mounted?", path, errno);
 	return f;
 }
 
 /*
- * How many large pages KVM has mapped: those of a PMD, and those of a PUD.  x86
- * counts them as it goes; arm64 has a dump of the stage-2 page table.
+ * Get the number of large pages that KVM has mapped by a PMD, and by a PUD.  x86
+ * has statistics of them; arm64 has a dump of the stage-2 page table.
  */
 static inline void vm_get_large_pages(struct kvm_vm *vm, int *pmds, int *puds)
 {
@@ -82,7 +82,7 @@ static inline void vm_get_large_pages(struct kvm_vm *vm, int *pmds, int *puds)
 		if (!strstr(line, "BLK") ||
 		    sscanf(line, "0x%lx-0x%lx %*s %d", &start, &end, &level) != 3)
 			continue;
-		/* A table is a page of entries of 8 bytes. */
+		/* A table is a page of 8-byte entries. */
 		size = 1ul << (page_shift + (3 - level) * (page_shift - 3));
 		*(level == 2 ? pmds : puds) += (end - start) / size;
 	}
@@ -93,7 +93,7 @@ static inline void vm_get_large_pages(struct kvm_vm *vm, int *pmds, int *puds)
 #endif
 }
 
-/* Let the guest reach @nr pages, @step bytes apart, at their own address. */
+/* Identity-map @nr pages for the guest, @step bytes apart. */
 static inline void virt_map_each(struct kvm_vm *vm, uint64_t gpa, int nr, uint64_t step)
 {
 	for (; nr--; gpa += step)
