@@ -124,10 +124,11 @@ def human(value, unit):
     return f'{value:,} ' + {'percent': '%', 'a_second': '/s'}[unit]
 
 
-def ratio(stock, ours):
+def ratio(stock, ours, unit):
+    """How many times better ours is: less, or more of what is counted a second."""
     if not stock or ours <= 0:
         return '-'
-    value = float(f'{stock / ours:.3g}')
+    value = float(f'{ours / stock if unit == "a_second" else stock / ours:.3g}')
     return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
@@ -169,7 +170,7 @@ def table_line(line):
     unit = line.figure.unit
     left = human(line.stock, unit)
     left = f'({left})' if line.guess else left
-    text = f'{line.figure.what:42} {left:>16} {human(line.ours, unit):>16} {ratio(line.stock, line.ours):>10}'
+    text = f'{line.figure.what:42} {left:>16} {human(line.ours, unit):>16} {ratio(line.stock, line.ours, unit):>10}'
     return f'{text}  {line.verdict}'.rstrip()
 
 
