@@ -191,15 +191,16 @@ bool kvm_mem_attrs_uniform(struct kvm_mem_attrs *ma, unsigned long start,
  * @start: first gfn of the range
  * @last: last gfn of the range, inclusive
  * @attrs: the attributes that the gfns get, within %KVM_MEM_ATTRS_MASK
+ * @gfp: how to allocate.  With %__GFP_NOFAIL the function can't fail.
  *
  * The attributes of all gfns stay the same.
  *
- * Context: the caller holds the writers' lock.  May sleep.
- * Return: 0, or -ENOMEM, in which case there is nothing to commit or abort.
+ * Context: the caller holds the writers' lock.  May sleep if @gfp allows it.
+ * Return: 0, or -ENOMEM, in which case the caller must abort the change.
  */
 int kvm_mem_attrs_prepare(struct kvm_mem_attrs *ma, struct kvm_mem_attrs_op *op,
 			  unsigned long start, unsigned long last,
-			  unsigned long attrs);
+			  unsigned long attrs, gfp_t gfp);
 
 /**
  * kvm_mem_attrs_commit() - Make a prepared change.
@@ -210,8 +211,8 @@ int kvm_mem_attrs_prepare(struct kvm_mem_attrs *ma, struct kvm_mem_attrs_op *op,
 void kvm_mem_attrs_commit(struct kvm_mem_attrs_op *op);
 
 /**
- * kvm_mem_attrs_abort() - Drop a prepared change.
- * @op: the change
+ * kvm_mem_attrs_abort() - Drop a change that isn't committed.
+ * @op: the change, prepared or only in part
  *
  * Context: the caller holds the writers' lock.  May sleep.  Can't fail.
  */

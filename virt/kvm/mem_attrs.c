@@ -382,18 +382,19 @@ static void merge_neighbours(struct kvm_mem_attrs *ma, void *entry,
  * The attributes of all gfns stay the same.  Return NULL if out of memory.
  */
 static struct kvm_mem_attrs_leaf *leaf_make(struct kvm_mem_attrs *ma,
-					    unsigned long gfn, void *entry)
+					    unsigned long gfn, void *entry,
+					    gfp_t gfp)
 {
 	MA_STATE(mas, &ma->mt, block_start(gfn), block_last(gfn));
 	struct kvm_mem_attrs_leaf *leaf;
 
-	leaf = kzalloc(sizeof(*leaf), GFP_KERNEL_ACCOUNT);
+	leaf = kzalloc(sizeof(*leaf), gfp);
 	if (!leaf)
 		return NULL;
 
 	leaf_set(leaf, block_start(gfn), block_last(gfn), entry_to_value(entry));
 	/* mas_store_gfp() would first try without charging the memory. */
-	if (mas_preallocate(&mas, leaf, GFP_KERNEL_ACCOUNT)) {
+	if (mas_preallocate(&mas, leaf, gfp)) {
 		kfree(leaf);
 		return NULL;
 	}
@@ -457,7 +458,7 @@ static bool will_be_mixed(struct kvm_mem_attrs_op *op, unsigned long gfn,
  * mixed, set @leaf to its current leaf or to a new one.
  */
 static int prepare_end(struct kvm_mem_attrs_op *op, unsigned long gfn,
-		       struct kvm_mem_attrs_leaf **leaf, bool *new)
+		       struct kvm_mem_attrs_leaf **leaf, bool *new, gfp_t gfp)
 {
 	void *entry = mtree_load(&op->ma->mt, gfn);
 
@@ -468,26 +469,26 @@ static int prepare_end(struct kvm_mem_attrs_op *op, unsigned long gfn,
 	if (*leaf)
 		return 0;
 
-	*leaf = leaf_make(op->ma, gfn, entry);
+	*leaf = leaf_make(op->ma, gfn, entry, gfp);
 	*new = *leaf;
 	return *leaf ? 0 : -ENOMEM;
 }
 
 /* Allocate the nodes to store the run, merged with its equal neighbours. */
 static int prepare_run(struct kvm_mem_attrs_op *op, unsigned long start,
-		       unsigned long last)
+		       unsigned long last, gfp_t gfp)
 {
 	void *entry = value_to_entry(op->attrs);
 
 	merge_neighbours(op->ma, entry, &start, &last);
 	mas_init(&op->mas, &op->ma->mt, start);
 	mas_set_range(&op->mas, start, last);
-	return mas_preallocate(&op->mas, entry, GFP_KERNEL_ACCOUNT);
+	return mas_preallocate(&op->mas, entry, gfp);
 }
 
 int kvm_mem_attrs_prepare(struct kvm_mem_attrs *ma, struct kvm_mem_attrs_op *op,
 			  unsigned long start, unsigned long last,
-			  unsigned long attrs)
+			  unsigned long attrs, gfp_t gfp)
 {
 	unsigned long first_block, last_block;
 	int r;
@@ -500,24 +501,23 @@ int kvm_mem_attrs_prepare(struct kvm_mem_attrs *ma, struct kvm_mem_attrs_op *op,
 	op->tail = NULL;
 	op->new_head = false;
 	op->new_tail = false;
+	op->has_run = false;
 
-	r = prepare_end(op, start, &op->head, &op->new_head);
+	r = prepare_end(op, start, &op->head, &op->new_head, gfp);
 	if (!r && block_start(start) != block_start(last))
-		r = prepare_end(op, last, &op->tail, &op->new_tail);
+		r = prepare_end(op, last, &op->tail, &op->new_tail, gfp);
 	if (r)
-		goto undo;
+		return r;
 
 	/* The blocks between the mixed ends, if any, become the run. */
 	first_block = (start >> KVM_MEM_ATTRS_BLOCK_SHIFT) + !!op->head;
 	last_block = (last >> KVM_MEM_ATTRS_BLOCK_SHIFT) - !!op->tail;
-	op->has_run = first_block <= last_block;
-	if (op->has_run)
-		r = prepare_run(op, first_block << KVM_MEM_ATTRS_BLOCK_SHIFT,
-				block_last(last_block << KVM_MEM_ATTRS_BLOCK_SHIFT));
-	if (!r)
+	if (first_block > last_block)
 		return 0;
-undo:
-	drop_new_leaves(op);
+
+	r = prepare_run(op, first_block << KVM_MEM_ATTRS_BLOCK_SHIFT,
+			block_last(last_block << KVM_MEM_ATTRS_BLOCK_SHIFT), gfp);
+	op->has_run = !r;
 	return r;
 }
 

@@ -6,8 +6,10 @@
 #include <linux/cleanup.h>
 #include <linux/kvm_host.h>
 #include <linux/kvm_mem.h>
+#include <linux/maple_tree.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/xarray.h>
 
 #include "mem_attrs_vm.h"
 
@@ -104,28 +106,96 @@ static int check_list(struct kvm *kvm, const struct kvm_memory_attributes *attrs
 	return 0;
 }
 
+/*
+ * Lay the ranges over each other in the order of the list, so that the last one
+ * wins.  Write what results to @flat: ranges in ascending order, without
+ * overlaps, merged with equal neighbours.  Return their number, which is less
+ * than 2 * @nr, or -ENOMEM.
+ */
+static long flatten(const struct kvm_mem_attrs_range *r, u32 nr,
+		    struct kvm_mem_attrs_range *flat)
+{
+	struct maple_tree mt;
+	MA_STATE(mas, &mt, 0, 0);
+	unsigned long attrs;
+	void *entry;
+	long n = 0;
+	u32 i;
+
+	mt_init(&mt);
+	for (i = 0; i < nr; i++) {
+		if (mtree_store_range(&mt, r[i].start, r[i].end - 1,
+				      xa_mk_value(r[i].attributes),
+				      GFP_KERNEL_ACCOUNT)) {
+			n = -ENOMEM;
+			goto out;
+		}
+	}
+
+	rcu_read_lock();
+	mas_for_each(&mas, entry, ULONG_MAX) {
+		attrs = xa_to_value(entry);
+		if (n && flat[n - 1].end == mas.index &&
+		    flat[n - 1].attributes == attrs) {
+			flat[n - 1].end = mas.last + 1;
+			continue;
+		}
+		flat[n++] = (struct kvm_mem_attrs_range) {
+			.start = mas.index,
+			.end = mas.last + 1,
+			.attributes = attrs,
+		};
+	}
+	rcu_read_unlock();
+out:
+	mtree_destroy(&mt);
+	return n;
+}
+
+/*
+ * KVM sets memory in ascending order.  Return the number of ranges at the front
+ * of the list that end at @next or below.
+ */
+static u32 count_done(const struct kvm_mem_attrs_range *r, u32 nr, gfn_t next)
+{
+	u32 i;
+
+	for (i = 0; i < nr && r[i].end <= next; i++)
+		;
+
+	return i;
+}
+
 static int set_list(struct kvm *kvm, struct kvm_memory_attributes_list *list)
 {
 	struct kvm_memory_attributes *attrs __free(kvfree) =
 		vmemdup_array_user(u64_to_user_ptr(list->ranges), list->nr,
 				   sizeof(*attrs));
+	struct kvm_mem_attrs_range *flat __free(kvfree) = NULL;
 	struct kvm_mem_attrs_range *r __free(kvfree) = NULL;
-	unsigned long done;
+	gfn_t next;
+	long n;
 	int ret;
 
 	if (IS_ERR(attrs))
 		return PTR_ERR(attrs);
 
 	r = kvmalloc_array(list->nr, sizeof(*r), GFP_KERNEL_ACCOUNT);
-	if (!r)
+	flat = kvmalloc_array(list->nr, 2 * sizeof(*flat), GFP_KERNEL_ACCOUNT);
+	if (!r || !flat)
 		return -ENOMEM;
 
 	ret = check_list(kvm, attrs, r, list->nr, &list->done);
 	if (ret)
 		return ret;
 
-	ret = kvm_vm_set_mem_attributes(kvm, r, list->nr, &done);
-	list->done = done;
+	list->done = 0;
+	n = flatten(r, list->nr, flat);
+	if (n < 0)
+		return n;
+
+	ret = kvm_vm_set_mem_attributes(kvm, flat, n, &next);
+	list->done = ret ? count_done(r, list->nr, next) : list->nr;
 	return ret;
 }
 
@@ -139,17 +209,20 @@ int kvm_vm_ioctl_set_mem_attributes_list(struct kvm *kvm, void __user *argp)
 		return -EOPNOTSUPP;
 	if (copy_from_user(&list, ulist, sizeof(list)))
 		return -EFAULT;
+
+	/*
+	 * Write @done before anything is set, so that a structure that can't be
+	 * written fails now.  @nr says that no entry is to blame.
+	 */
+	if (put_user(list.nr, &ulist->done))
+		return -EFAULT;
 	if (list.flags || list.pad ||
 	    !is_zero(list.reserved, sizeof(list.reserved)))
 		return -EINVAL;
 	if (!list.nr || list.nr > MAX_LIST_ENTRIES)
 		return -EINVAL;
 
-	/* Fail now, before anything is set, if @done can't be written. */
 	list.done = 0;
-	if (put_user(list.done, &ulist->done))
-		return -EFAULT;
-
 	ret = set_list(kvm, &list);
 	if (put_user(list.done, &ulist->done))
 		return -EFAULT;

@@ -56,8 +56,10 @@ static void set(struct kunit *test, unsigned long start, unsigned long last,
 	/* Assert only after the unlock: a failing assertion doesn't return. */
 	scoped_guard(mutex, &t->lock) {
 		r = kvm_mem_attrs_prepare(&t->ma, &op, t->base + start,
-					  t->base + last, attrs);
-		if (!r)
+					  t->base + last, attrs, GFP_KERNEL);
+		if (r)
+			kvm_mem_attrs_abort(&op);
+		else
 			kvm_mem_attrs_commit(&op);
 	}
 	KUNIT_ASSERT_EQ(test, 0, r);
@@ -164,9 +166,8 @@ static void mem_attrs_test_abort(struct kunit *test)
 
 	set(test, 0, ARENA - 1, P);
 	scoped_guard(mutex, &t->lock) {
-		r = kvm_mem_attrs_prepare(&t->ma, &op, 1, ARENA - 2, 0);
-		if (!r)
-			kvm_mem_attrs_abort(&op);
+		r = kvm_mem_attrs_prepare(&t->ma, &op, 1, ARENA - 2, 0, GFP_KERNEL);
+		kvm_mem_attrs_abort(&op);
 	}
 	KUNIT_EXPECT_EQ(test, 0, r);
 	check(test);

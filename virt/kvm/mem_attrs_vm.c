@@ -33,9 +33,15 @@
  * and F5 found its final attributes (mem_attrs.c, "Concurrency").  Then the
  * large page is correct, because C2 has removed the old mappings.
  *
- * A list of ranges is a single conversion: C1 covers all ranges, and C3 changes
- * them one by one.  Between two ranges a large page may become uniform and then
- * mixed again, so C1 adds the whole large pages at the ends, mixed or not.
+ * While a conversion is between C1 and C4, faults on its gfns retry and MMU
+ * notifiers may wait for mmu_lock.  So KVM converts a large range in steps.
+ * Each step is a conversion with its own C1 to C4, and does a limited amount of
+ * work, no matter how large the range is and how many memslots it meets.
+ *
+ * A step can convert several ranges that are close together.  Then C1 covers
+ * all of them, and C3 changes them one by one.  Between two ranges a large page
+ * may become uniform and then mixed again, so C1 adds the whole large pages at
+ * the ends, mixed or not.
  */
 #include <linux/debugfs.h>
 #include <linux/kvm_host.h>
@@ -43,6 +49,15 @@
 
 #include "kvm_mm.h"
 #include "mem_attrs_vm.h"
+
+/*
+ * Limits of a step: the number of ranges and, for each address space, how many
+ * gfns that may be mapped and how many memslots are between the first and the
+ * last gfn of the step.  Zapping 16384 SPTEs takes less than a scheduler tick.
+ */
+#define STEP_RANGES	64
+#define STEP_GFNS	16384
+#define STEP_SLOTS	512
 
 u64 kvm_supported_mem_attributes(struct kvm *kvm)
 {
@@ -129,10 +144,13 @@ static void invalidate_begin(struct kvm *kvm, const struct kvm_mem_attrs_range *
 	kvm_mmu_invalidate_begin(kvm);
 	/* Add everything before the first zap, which may drop the lock. */
 	kvm_mmu_invalidate_range_add(kvm, start, end);
-	for (i = 0; i < nr; i++)
+	for (i = 0; i < nr; i++) {
+		if (has_attributes(kvm, &r[i]))
+			continue;
 		for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
 			flush = zap_in_slots(kvm, __kvm_memslots(kvm, as_id),
 					     &r[i], flush);
+	}
 	if (flush)
 		kvm_flush_remote_tlbs(kvm);
 	KVM_MMU_UNLOCK(kvm);
@@ -150,82 +168,195 @@ static void invalidate_end(struct kvm *kvm)
 	KVM_MMU_UNLOCK(kvm);
 }
 
-/* Allocate the memory first, so that -ENOMEM comes before KVM zaps anything. */
-static int set_one(struct kvm *kvm, const struct kvm_mem_attrs_range *r)
+/* Nothing before @mapped is mapped, so zapping it takes no time. */
+static gfn_t limit_step(struct kvm_memslots *slots, gfn_t start, gfn_t mapped,
+			gfn_t end)
 {
-	struct kvm_mem_attrs_op op;
-	gfn_t start, end, unused;
-	int ret;
+	gfn_t first, last, left = STEP_GFNS;
+	struct kvm_memslot_iter iter;
+	int nr_slots = 0;
 
-	if (has_attributes(kvm, r))
-		return 0;
+	kvm_for_each_memslot_in_gfn_range(&iter, slots, start, end) {
+		first = max(start, iter.slot->base_gfn);
+		last = min(end, iter.slot->base_gfn + iter.slot->npages) - 1;
+		if (first > last)
+			continue;
+		if (nr_slots++ == STEP_SLOTS)
+			return first;
+		if (last < mapped)
+			continue;
+		first = max(first, mapped);
+		if (last - first >= left)
+			return first + left;
+		left -= last - first + 1;
+	}
 
-	largest_page(kvm, r->start, &start, &end);
-	if (end < r->end)
-		largest_page(kvm, r->end - 1, &unused, &end);
-
-	ret = kvm_mem_attrs_prepare(&kvm->mem_attrs, &op, r->start, r->end - 1,
-				    r->attributes);
-	if (ret)
-		return ret;
-
-	invalidate_begin(kvm, r, 1, start, end);
-	kvm_mem_attrs_commit(&op);
-	invalidate_end(kvm);
-	return 0;
+	return end;
 }
 
 /*
- * Prepare and commit the ranges one by one, because the memory that a range
- * needs depends on the ranges before it.
+ * Return the gfn after the step that begins at @start and ends at @end or
+ * before.  A step ends with a block, so that it leaves no block mixed that the
+ * whole conversion doesn't leave mixed.
  */
-static int set_many(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
-		    unsigned long nr, unsigned long *done)
+static gfn_t step_end(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+	gfn_t limit = end, mapped;
+	int as_id;
+
+	/* Don't look at page tables if the range is small. */
+	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
+		limit = limit_step(__kvm_memslots(kvm, as_id), start, start, limit);
+	if (limit == end)
+		return end;
+
+	limit = end;
+	mapped = kvm_arch_skip_unmapped(kvm, start, end);
+	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
+		limit = limit_step(__kvm_memslots(kvm, as_id), start, mapped, limit);
+	if (limit == end)
+		return end;
+
+	limit = max(round_down(limit, KVM_MEM_ATTRS_BLOCK),
+		    round_up(start + 1, KVM_MEM_ATTRS_BLOCK));
+	return min(limit, end);
+}
+
+/*
+ * Convert @nr ranges at once.  Return how many are done, at least one, or an
+ * error.  The memory for the first range is allocated before KVM zaps anything.
+ * What the others need depends on the ranges before them, so it is allocated
+ * while faults wait, without sleeping.  If that fails, the step ends early.
+ */
+static long set_step(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
+		     unsigned long nr, gfp_t gfp)
 {
 	const gfn_t largest = BIT(PUD_SHIFT - PAGE_SHIFT);
+	struct kvm_mem_attrs *ma = &kvm->mem_attrs;
 	struct kvm_mem_attrs_op op;
-	gfn_t start = ~0ull, end = 0;
+	gfn_t start, end, unused;
 	unsigned long i;
-	int ret = 0;
+	int ret;
 
-	for (*done = 0; *done < nr && has_attributes(kvm, &r[*done]); ++*done)
-		cond_resched();
-	if (*done == nr)
-		return 0;
+	if (nr > 1) {
+		start = round_down(r[0].start, largest);
+		end = round_up(r[nr - 1].end, largest);
+	} else {
+		largest_page(kvm, r->start, &start, &end);
+		if (end < r->end)
+			largest_page(kvm, r->end - 1, &unused, &end);
+	}
 
-	for (i = 0; i < nr; i++) {
-		start = min(start, round_down(r[i].start, largest));
-		end = max(end, round_up(r[i].end, largest));
+	ret = kvm_mem_attrs_prepare(ma, &op, r->start, r->end - 1,
+				    r->attributes, gfp);
+	if (ret) {
+		kvm_mem_attrs_abort(&op);
+		return ret;
 	}
 
 	invalidate_begin(kvm, r, nr, start, end);
-	for (*done = 0; *done < nr; ++*done, r++) {
-		cond_resched();
-		if (has_attributes(kvm, r))
+	kvm_mem_attrs_commit(&op);
+	for (i = 1; i < nr; i++) {
+		if (has_attributes(kvm, &r[i]))
 			continue;
-		ret = kvm_mem_attrs_prepare(&kvm->mem_attrs, &op, r->start,
-					    r->end - 1, r->attributes);
+		ret = kvm_mem_attrs_prepare(ma, &op, r[i].start, r[i].end - 1,
+					    r[i].attributes,
+					    GFP_NOWAIT | __GFP_ACCOUNT);
 		if (ret)
 			break;
 		kvm_mem_attrs_commit(&op);
 	}
 	invalidate_end(kvm);
+
+	/* This may sleep. */
+	if (ret)
+		kvm_mem_attrs_abort(&op);
+
+	return i;
+}
+
+/* Take a step at the front of the ranges, and remove what it did from them. */
+static int next_step(struct kvm *kvm, struct kvm_mem_attrs_range **r,
+		     unsigned long *nr, gfp_t gfp)
+{
+	struct kvm_mem_attrs_range *first = *r, *last;
+	unsigned long n = 1;
+	gfn_t limit, end;
+	long done;
+
+	limit = step_end(kvm, first->start, first[*nr - 1].end);
+	while (n < *nr && n < STEP_RANGES && first[n].start < limit)
+		n++;
+
+	last = &first[n - 1];
+	end = last->end;
+	last->end = min(end, limit);
+	done = set_step(kvm, first, n, gfp);
+	if (done == n && last->end < end) {
+		last->start = last->end;
+		done--;
+	}
+	last->end = end;
+	if (done < 0)
+		return done;
+
+	*r += done;
+	*nr -= done;
+	return 0;
+}
+
+/*
+ * If @atomic, only the first step may fail, so that the call sets everything or
+ * nothing.  The other steps allocate the leaf for the end of the range and, for
+ * a short time, a few tree nodes.  A signal that kills the process stops the
+ * call halfway, since nobody sees it.
+ */
+static int set_ranges(struct kvm *kvm, struct kvm_mem_attrs_range *r,
+		      unsigned long nr, bool atomic, gfn_t *next)
+{
+	gfp_t gfp = GFP_KERNEL_ACCOUNT;
+	unsigned long last, attrs;
+	int ret = 0;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	while (nr) {
+		cond_resched();
+		last = kvm_mem_attrs_run(&kvm->mem_attrs, r->start, r->end - 1,
+					 &attrs);
+		if (attrs == r->attributes) {
+			r->start = last + 1;
+			if (r->start == r->end) {
+				r++;
+				nr--;
+			}
+			continue;
+		}
+
+		ret = next_step(kvm, &r, &nr, gfp);
+		if (ret)
+			break;
+		if (atomic)
+			gfp |= __GFP_NOFAIL;
+
+		if (nr && (atomic ? fatal_signal_pending(current) :
+				    signal_pending(current))) {
+			ret = -EINTR;
+			break;
+		}
+	}
+
+	if (nr)
+		*next = r->start;
 	return ret;
 }
 
-int kvm_vm_set_mem_attributes(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
-			      unsigned long nr, unsigned long *done)
+int kvm_vm_set_mem_attributes(struct kvm *kvm, struct kvm_mem_attrs_range *r,
+			      unsigned long nr, gfn_t *next)
 {
-	int ret;
-
 	guard(mutex)(&kvm->slots_lock);
 
-	if (nr > 1)
-		return set_many(kvm, r, nr, done);
-
-	ret = set_one(kvm, r);
-	*done = !ret;
-	return ret;
+	return set_ranges(kvm, r, nr, false, next);
 }
 
 int kvm_mem_attrs_check_range(struct kvm *kvm,
@@ -256,14 +387,16 @@ int kvm_vm_ioctl_set_mem_attributes(struct kvm *kvm,
 				    struct kvm_memory_attributes *attrs)
 {
 	struct kvm_mem_attrs_range r;
-	unsigned long done;
+	gfn_t unused;
 	int ret;
 
 	ret = kvm_mem_attrs_check_range(kvm, attrs, &r);
 	if (ret)
 		return ret;
 
-	return kvm_vm_set_mem_attributes(kvm, &r, 1, &done);
+	guard(mutex)(&kvm->slots_lock);
+
+	return set_ranges(kvm, &r, 1, true, &unused);
 }
 
 void kvm_mem_attrs_init_vm(struct kvm *kvm)

@@ -45,20 +45,20 @@ int kvm_mem_attrs_check_range(struct kvm *kvm,
 			      struct kvm_mem_attrs_range *r);
 
 /**
- * kvm_vm_set_mem_attributes() - Set the attributes of ranges, in order.
+ * kvm_vm_set_mem_attributes() - Set the attributes of ranges.
  * @kvm: the VM
- * @r: the ranges; if they overlap, the last one wins
+ * @r: the ranges, in ascending order, without overlaps; changed by the call
  * @nr: number of ranges, at least one
- * @done: returns the number of ranges that were set; the others are unchanged
+ * @next: if the call fails, returns the gfn after the last one that was set
  *
- * Before KVM changes the first range, it removes all mappings of the ranges,
- * with one TLB flush.
+ * Works in steps that limit how long faults and MMU notifiers wait.  A step
+ * converts ranges that are close together with one TLB flush.
  *
  * Context: takes slots_lock and mmu_lock.  May sleep.
- * Return: 0, or -ENOMEM.
+ * Return: 0, -ENOMEM, or -EINTR if a signal is pending.
  */
-int kvm_vm_set_mem_attributes(struct kvm *kvm, const struct kvm_mem_attrs_range *r,
-			      unsigned long nr, unsigned long *done);
+int kvm_vm_set_mem_attributes(struct kvm *kvm, struct kvm_mem_attrs_range *r,
+			      unsigned long nr, gfn_t *next);
 
 int kvm_vm_ioctl_set_mem_attributes(struct kvm *kvm,
 				    struct kvm_memory_attributes *attrs);

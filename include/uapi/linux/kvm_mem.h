@@ -113,22 +113,29 @@ struct kvm_get_memory_attributes {
  * @ranges: userspace address of an array of &struct kvm_memory_attributes
  * @nr: number of entries in the array, from 1 to the value of
  *	KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST
- * @done: returns the number of entries that were set, counted from the first
+ * @done: returns the number of entries that were set, counted from the first,
+ *	  or the index of an invalid entry
  * @flags: 0
  * @pad: 0
  * @reserved: 0
  *
- * Does the same as KVM_SET_MEMORY_ATTRIBUTES for each entry, in the order of
- * the array, with one invalidation and one TLB flush for all entries.  If
- * entries overlap, the last one wins.  KVM checks all entries before it sets
- * the first.
+ * Gives memory the attributes that it would have after one call of
+ * KVM_SET_MEMORY_ATTRIBUTES for each entry, in the order of the array: if
+ * entries overlap, the last one wins.  KVM checks all entries first, merges
+ * them, and then sets memory in the order of addresses, many ranges with one
+ * invalidation and one TLB flush.
+ *
+ * A signal can stop the call before all entries are set.  The call then returns
+ * EINTR, the entries before @done are set, and the other entries are unset or set
+ * in part.  To finish, call again with the entries from @done on.  Each call
+ * sets at least some memory.
  *
  * Errors: EINVAL if @flags, @pad or @reserved isn't 0, or if @nr is out of
- * range.  EINVAL if KVM_SET_MEMORY_ATTRIBUTES would refuse an entry; nothing is
- * set, and @done is the index of that entry.  ENOMEM if there is no memory for
- * the entry at @done; the entries before it stay set, and the others are
- * unchanged.  EFAULT if an address can't be read or written; nothing is set.
- * EOPNOTSUPP if the VM has no attributes.
+ * range; @done is then equal to @nr.  EINVAL if KVM_SET_MEMORY_ATTRIBUTES would
+ * refuse an entry; nothing is set, and @done is the index of that entry.  EINTR
+ * as above.  ENOMEM if memory runs out; @done is as for EINTR.  EFAULT if an
+ * address can't be read or written; nothing is set.  EOPNOTSUPP if the VM has no
+ * attributes; @done is unchanged.
  */
 struct kvm_memory_attributes_list {
 	__u64 ranges;

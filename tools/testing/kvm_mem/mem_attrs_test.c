@@ -220,7 +220,7 @@ static void set(struct world *w, unsigned long start, unsigned long last,
 {
 	struct kvm_mem_attrs_op op;
 
-	if (kvm_mem_attrs_prepare(&w->ma, &op, start, last, attrs))
+	if (kvm_mem_attrs_prepare(&w->ma, &op, start, last, attrs, GFP_KERNEL))
 		fail("prepare(%lx-%lx) failed", start, last);
 	kvm_mem_attrs_commit(&op);
 	oracle_set(w, start, last, attrs);
@@ -229,8 +229,8 @@ static void set(struct world *w, unsigned long start, unsigned long last,
 /*
  * Let each allocation of a change fail in turn: first together with all later
  * allocations, then alone.  Each failure must leave the old attributes and the old
- * structure.  At the end the change must succeed.  Return the number of failed
- * attempts.
+ * structure.  With __GFP_NOFAIL, no allocation may fail.  At the end the change
+ * must succeed.  Return the number of failed attempts.
  */
 static int set_with_failures(struct world *w, unsigned long start,
 			     unsigned long last, unsigned long attrs)
@@ -244,11 +244,10 @@ static int set_with_failures(struct world *w, unsigned long start,
 			injected = slab_failures;
 			slab_fail_once = once;
 			slab_fail_after = n;
-			r = kvm_mem_attrs_prepare(&w->ma, &op, start, last, attrs);
+			r = kvm_mem_attrs_prepare(&w->ma, &op, start, last, attrs, GFP_KERNEL);
 			slab_fail_after = -1;
-			if (!r)
-				kvm_mem_attrs_abort(&op);
-			else if (r != -ENOMEM)
+			kvm_mem_attrs_abort(&op);
+			if (r && r != -ENOMEM)
 				fail("prepare returned %d", r);
 			failed += !!r;
 			check(w);
@@ -256,6 +255,16 @@ static int set_with_failures(struct world *w, unsigned long start,
 				break;
 		}
 	}
+
+	slab_fail_after = 0;
+	r = kvm_mem_attrs_prepare(&w->ma, &op, start, last, attrs,
+				  GFP_KERNEL | __GFP_NOFAIL);
+	slab_fail_after = -1;
+	kvm_mem_attrs_abort(&op);
+	if (r)
+		fail("prepare failed in spite of __GFP_NOFAIL: %d", r);
+	check(w);
+
 	set(w, start, last, attrs);
 	return failed;
 }
@@ -368,22 +377,22 @@ static void case_whole_space(void)
 	static struct world w;
 
 	world_init(&w, 0);
-	assert(!kvm_mem_attrs_prepare(&w.ma, &op, 0, ULONG_MAX, P));
+	assert(!kvm_mem_attrs_prepare(&w.ma, &op, 0, ULONG_MAX, P, GFP_KERNEL));
 	kvm_mem_attrs_commit(&op);
 	if (kvm_mem_attrs_get(&w.ma, 0) != P ||
 	    kvm_mem_attrs_get(&w.ma, ULONG_MAX) != P ||
 	    !kvm_mem_attrs_uniform(&w.ma, 0, ULONG_MAX, ~0UL, P))
 		fail("the whole space isn't private");
 	/* Make a hole at each end, then clear everything. */
-	assert(!kvm_mem_attrs_prepare(&w.ma, &op, ULONG_MAX, ULONG_MAX, 0));
+	assert(!kvm_mem_attrs_prepare(&w.ma, &op, ULONG_MAX, ULONG_MAX, 0, GFP_KERNEL));
 	kvm_mem_attrs_commit(&op);
-	assert(!kvm_mem_attrs_prepare(&w.ma, &op, 0, 0, 0));
+	assert(!kvm_mem_attrs_prepare(&w.ma, &op, 0, 0, 0, GFP_KERNEL));
 	kvm_mem_attrs_commit(&op);
 	if (kvm_mem_attrs_get(&w.ma, 0) || kvm_mem_attrs_get(&w.ma, ULONG_MAX) ||
 	    w.ma.nr_leaves != 2 ||
 	    !kvm_mem_attrs_uniform(&w.ma, 1, ULONG_MAX - 1, ~0UL, P))
 		fail("wrong attributes with holes at the ends");
-	assert(!kvm_mem_attrs_prepare(&w.ma, &op, 0, ULONG_MAX, 0));
+	assert(!kvm_mem_attrs_prepare(&w.ma, &op, 0, ULONG_MAX, 0, GFP_KERNEL));
 	kvm_mem_attrs_commit(&op);
 	check(&w);
 	if (!mtree_empty(&w.ma.mt))
@@ -484,7 +493,7 @@ static void case_abort(void)
 	rcu_barrier();
 	live = slab_live();
 	assert(!kvm_mem_attrs_prepare(&w.ma, &op, w.base + BLOCK + 1,
-				      w.base + 3 * BLOCK + 1, 0));
+				      w.base + 3 * BLOCK + 1, 0, GFP_KERNEL));
 	kvm_mem_attrs_abort(&op);
 	check(&w);
 	rcu_barrier();
@@ -575,7 +584,8 @@ static void case_race(void)
 		memcpy(race.before, race.w.page, ARENA);
 		oracle_set(&race.w, start, last, attrs);
 		memcpy(race.after, race.w.page, ARENA);
-		assert(!kvm_mem_attrs_prepare(&race.w.ma, &op, start, last, attrs));
+		assert(!kvm_mem_attrs_prepare(&race.w.ma, &op, start, last, attrs,
+					      GFP_KERNEL));
 		cmm_smp_mb();
 		CMM_STORE_SHARED(race.seq, race.seq + 1);
 		cmm_smp_mb();

@@ -3,11 +3,12 @@
  * Measure what memory attributes cost: the time of conversions, the memory that
  * KVM keeps, and the time of faults.
  *
- * The test prints one figure per line: name, value, unit.  It uses no ioctl that
+ * The test prints one figure per line: name, value, unit.  It needs no ioctl that
  * an unpatched kernel lacks, so that two kernels can be compared.  A value is
  * the median of several runs, each on a new VM, unless a comment says otherwise.
  */
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -33,6 +34,7 @@
 
 static int repeats = 5;
 static uint64_t largest = 64 * GIB;
+static int nr_slots = 8000, nr_entries = 511;
 
 /* Kernel memory in slabs, in bytes. */
 static int64_t slab_bytes(void)
@@ -313,6 +315,94 @@ static void bench_mapped(void)
 	figure(median(to_shared, repeats), "ns", "mapped_to_shared_512m");
 }
 
+/* Set all of the range several times over, in one call if KVM has lists. */
+static void set_all(struct kvm_vm *vm, uint64_t size, int entries)
+{
+	struct kvm_memory_attributes *a = calloc(entries, sizeof(*a));
+	struct kvm_memory_attributes_list list = {
+		.ranges = (uintptr_t)a,
+		.nr = entries,
+	};
+	int i;
+
+	for (i = 0; i < entries; i++)
+		a[i] = (struct kvm_memory_attributes) {
+			.address = BASE,
+			.size = size,
+			.attributes = i % 2 ? SHARED : PRIVATE,
+		};
+	if (entries > 1 && kvm_check_cap(KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST)) {
+		vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
+	} else {
+		for (i = 0; i < entries; i++)
+			vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, &a[i]);
+	}
+	free(a);
+}
+
+static struct {
+	char *hva;
+	int64_t longest;
+	bool converting;
+	bool stop;
+} waiter;
+
+/* Each madvise() invalidates a page of the VM, and waits for mmu_lock. */
+static void *invalidate_other_memory(void *unused)
+{
+	bool converting;
+	uint64_t begin;
+
+	while (!READ_ONCE(waiter.stop)) {
+		*(volatile char *)waiter.hva = 1;
+		converting = READ_ONCE(waiter.converting);
+		begin = now_ns();
+		madvise(waiter.hva, PAGE_SIZE, MADV_DONTNEED);
+		if (converting || READ_ONCE(waiter.converting))
+			waiter.longest = max(waiter.longest, (int64_t)(now_ns() - begin));
+	}
+	return NULL;
+}
+
+/*
+ * Convert memory in many memslots of one page, with entries that all cover all
+ * of them.  Measure the longest time that an MMU notifier of the VM waits for
+ * memory elsewhere.
+ */
+static void bench_wait(int slots, int entries, const char *name)
+{
+	const uint64_t size = slots * PAGE_SIZE;
+	pthread_t thread;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, 0, NULL);
+	char *hva = reserve(size);
+	uint64_t begin;
+	int i;
+
+	waiter.hva = reserve(PAGE_SIZE);
+	waiter.longest = 0;
+	waiter.stop = false;
+	vm_set_user_memory_region(vm, 9, 0, BASE - GIB, PAGE_SIZE, waiter.hva);
+	for (i = 0; i < slots; i++)
+		vm_set_user_memory_region(vm, 10 + i, 0, BASE + i * PAGE_SIZE, PAGE_SIZE,
+					  hva + i * PAGE_SIZE);
+
+	pthread_create(&thread, NULL, invalidate_other_memory, NULL);
+	usleep(100000);
+	WRITE_ONCE(waiter.converting, true);
+	begin = now_ns();
+	set_all(vm, size, entries);
+	figure(now_ns() - begin, "ns", "%s_call", name);
+	WRITE_ONCE(waiter.converting, false);
+	WRITE_ONCE(waiter.stop, true);
+	pthread_join(thread, NULL);
+	figure(waiter.longest, "ns", "%s_wait", name);
+
+	kvm_vm_free(vm);
+	munmap(waiter.hva, PAGE_SIZE);
+	munmap(hva, size);
+}
+
 /* Run the benchmarks that are worth counting in instructions. */
 static void bench_short(void)
 {
@@ -347,14 +437,19 @@ static void bench_conversions(void)
 		bench_range(ranges[i].size, ranges[i].label);
 	bench_memslot();
 	bench_mapped();
+	bench_wait(nr_slots, 1, "slots_set");
+	bench_wait(nr_slots, nr_entries, "slots_list");
 }
 
 static void help(const char *name)
 {
-	printf("usage: %s [-s] [-m GIB] [-n REPEATS]\n"
+	printf("usage: %s [-s] [-m GIB] [-n REPEATS] [-w SLOTS] [-e ENTRIES]\n"
 	       " -s: measure only faults and short conversions\n"
 	       " -m: largest range to convert, in GiB (default 64)\n"
-	       " -n: number of runs to take the median of (default %d)\n", name, repeats);
+	       " -n: number of runs to take the median of (default %d)\n"
+	       " -w: number of memslots to convert while another thread waits (default %d)\n"
+	       " -e: number of entries that convert them (default %d)\n",
+	       name, repeats, nr_slots, nr_entries);
 	exit(KSFT_SKIP);
 }
 
@@ -363,7 +458,7 @@ int main(int argc, char **argv)
 	bool only_short = false;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "sm:n:h")) != -1) {
+	while ((opt = getopt(argc, argv, "sm:n:w:e:h")) != -1) {
 		switch (opt) {
 		case 's':
 			only_short = true;
@@ -373,6 +468,12 @@ int main(int argc, char **argv)
 			break;
 		case 'n':
 			repeats = atoi_positive("runs", optarg);
+			break;
+		case 'w':
+			nr_slots = atoi_positive("memslots", optarg);
+			break;
+		case 'e':
+			nr_entries = atoi_positive("entries", optarg);
 			break;
 		default:
 			help(argv[0]);

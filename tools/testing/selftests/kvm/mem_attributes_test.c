@@ -12,9 +12,11 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -270,8 +272,11 @@ static void test_bad_input(void)
 
 	for (i = 0; i < ARRAY_SIZE(bad_lists); i++) {
 		list = bad_lists[i].list;
+		list.done = 12345;
 		expect(vm, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list),
 		       bad_lists[i].error, "LIST", bad_lists[i].why);
+		TEST_ASSERT_EQ(list.done, bad_lists[i].error == EINVAL ? list.nr : 0);
+		list.done = 0;
 		TEST_ASSERT(!memcmp(&list, &bad_lists[i].list, sizeof(list)),
 			    "LIST, %s: changed its argument", bad_lists[i].why);
 	}
@@ -334,6 +339,81 @@ static void test_longest_list(void)
 	TEST_ASSERT_EQ(list.done, list.nr);
 	check_attrs(vm, BASE, oracle, ARRAY_SIZE(oracle), 64);
 	kvm_vm_free(vm);
+}
+
+static void ignore_signal(int signo)
+{
+}
+
+/* Interrupt lists over large memslots with signals, and go on where they stopped. */
+static void test_signals(void)
+{
+	enum { NR = 64, PAGES = 4096, CALLS = 20 };
+	const struct itimerval often = { { 0, 300 }, { 0, 300 } }, never = {};
+	const size_t size = NR * PAGES * PAGE_SIZE;
+	struct kvm_memory_attributes a[NR];
+	struct sigaction sa = { .sa_handler = ignore_signal };
+	struct kvm_memory_attributes_list list;
+	int i, call, stops = 0, partial = 0;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	uint8_t *oracle;
+	uint32_t before;
+	void *hva;
+
+	/* A static array would be loaded into the guest. */
+	oracle = calloc(NR, PAGES);
+	hva = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	TEST_ASSERT(oracle && hva != MAP_FAILED, "No memory");
+	vm = create_vm(&vcpu, guest_read);
+	add_slot(vm, SLOT, BASE, size, hva, -1);
+	/* KVM takes large steps where nothing is mapped. */
+	virt_map(vm, BASE, BASE, 1);
+	cmd = (struct guest_cmd) { .gpa = { BASE }, .nr = 1 };
+	sync_global_to_guest(vm, cmd);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, UCALL_EXIT_REASON);
+	TEST_ASSERT(!sigaction(SIGALRM, &sa, NULL), "sigaction");
+
+	for (call = 0; call < CALLS; call++) {
+		/* Leave a page between two ranges, so that they don't merge. */
+		for (i = 0; i < NR; i++) {
+			a[i] = (struct kvm_memory_attributes) {
+				.address = BASE + i * PAGES * PAGE_SIZE,
+				.size = (PAGES - 1) * PAGE_SIZE,
+				.attributes = call % 2 ? SHARED : PRIVATE,
+			};
+			memset(oracle + i * PAGES, a[i].attributes, PAGES - 1);
+		}
+		before = 0;
+		TEST_ASSERT(!setitimer(ITIMER_REAL, &often, NULL), "setitimer");
+		for (;;) {
+			list = (struct kvm_memory_attributes_list) {
+				.ranges = (uintptr_t)&a[before],
+				.nr = NR - before,
+			};
+			if (!__vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list))
+				break;
+			TEST_ASSERT(errno == EINTR && list.done < list.nr,
+				    "LIST: %s, done %u of %u", strerror(errno),
+				    list.done, list.nr);
+			stops++;
+			partial += !!list.done;
+			before += list.done;
+			if (before)
+				check_attrs(vm, BASE, oracle, before * PAGES - 1, 64);
+		}
+		TEST_ASSERT(!setitimer(ITIMER_REAL, &never, NULL), "setitimer");
+		TEST_ASSERT_EQ(list.done, list.nr);
+		check_attrs(vm, BASE, oracle, NR * PAGES, 64);
+	}
+
+	ksft_print_msg("%d calls stopped, %d after at least one entry\n", stops, partial);
+	TEST_ASSERT(partial, "No signal stopped a call");
+	kvm_vm_free(vm);
+	munmap(hva, size);
+	free(oracle);
 }
 
 static void read_usage(struct kvm_vm *vm, unsigned long *runs,
@@ -1032,6 +1112,7 @@ int main(void)
 		{ "bad input is refused and changes nothing",	test_bad_input },
 		{ "a read-only list argument sets nothing",	test_read_only_argument },
 		{ "the longest list",				test_longest_list },
+		{ "signals stop a list, which can go on",	test_signals },
 		{ "debugfs shows the size of the store",	test_debugfs },
 		{ "a VM without private memory",		test_vm_without_private_memory },
 		{ "random ranges match an oracle",		test_oracle },
