@@ -32,6 +32,14 @@ def conversions(unit, whole=None, like=None, ratio_2m=None, ratio_page=None):
         Figure('memslot_1t', 'creating a memslot of 1 TiB', unit)]
 
 
+def waits():
+    return [
+        Figure('slots_set_call', '8000 memslots of a page to private', 'ns'),
+        Figure('slots_set_wait', '  longest madvise() of another thread', 'ns'),
+        Figure('slots_list_call', 'the same 511 times, in a list (stock: calls)', 'ns'),
+        Figure('slots_list_wait', '  longest madvise() of another thread', 'ns')]
+
+
 def faults(private_wanted=SAME_COST):
     return [
         Figure('fault_plain', 'a fault in a VM without private memory', 'instructions', SAME_COST),
@@ -71,7 +79,7 @@ def quiet_clears():
 
 
 FULL = [
-    Section('x86-svm', 'x86, time', conversions('ns') + quiet_clears()),
+    Section('x86-svm', 'x86, time', conversions('ns') + waits() + quiet_clears()),
     Section('x86-svm-icount', 'x86, kernel memory', [
         Figure('kept_64g', 'kept for 64 GiB', 'bytes', ('most', 16384)),
         Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes', ('ratio', 10))]),

@@ -145,7 +145,8 @@ static void invalidate_begin(struct kvm *kvm, const struct kvm_mem_attrs_range *
 	/* Add everything before the first zap, which may drop the lock. */
 	kvm_mmu_invalidate_range_add(kvm, start, end);
 	for (i = 0; i < nr; i++) {
-		if (has_attributes(kvm, &r[i]))
+		/* The caller knows that the first one hasn't. */
+		if (i && has_attributes(kvm, &r[i]))
 			continue;
 		for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
 			flush = zap_in_slots(kvm, __kvm_memslots(kvm, as_id),
@@ -203,6 +204,9 @@ static gfn_t step_end(struct kvm *kvm, gfn_t start, gfn_t end)
 {
 	gfn_t limit = end, mapped;
 	int as_id;
+
+	if (end - start <= min(STEP_GFNS, STEP_SLOTS))
+		return end;
 
 	/* Don't look at page tables if the range is small. */
 	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
