@@ -103,17 +103,21 @@ mirror() {
 		awk -v label="$1" '$1 == label { print $2; exit }'
 }
 
-# Another release's archive, without a change to this machine's apt: archive_lists makes
-# lists in DIR of the sources.list lines LINE..., without their "deb"; archive_apt runs an
-# apt tool on them; archive_unpack downloads packages and unpacks them in TO.
+# The archive of another release, or of another architecture (ARCHIVE_ARCH), without a
+# change to this machine's apt: archive_lists makes lists in DIR of the sources.list lines
+# LINE..., without their "deb"; archive_apt runs an apt tool on them; archive_unpack
+# downloads packages and unpacks them in TO.
 archive_lists() {	# DIR LINE...
 	mkdir -p "$1"/{lists/partial,cache/archives/partial}
-	printf "deb [arch=$(dpkg --print-architecture)] %s\n" "${@:2}" >"$1/sources.list"
+	printf '%s\n' "${@:2}" |
+		sed "s/^/deb [arch=${ARCHIVE_ARCH-$(dpkg --print-architecture)}] /" >"$1/sources.list"
 	archive_apt "$1" apt-get update
 }
 
 archive_apt() {		# DIR TOOL ARGUMENT...
+	local arch=${ARCHIVE_ARCH-$(dpkg --print-architecture)}
 	"$2" -q -o "Dir::State::Lists=$1/lists" -o "Dir::Cache=$1/cache" -o APT::Sandbox::User=root \
+		-o "APT::Architecture=$arch" -o "APT::Architectures::=$arch" \
 		-o "Dir::Etc::SourceList=$1/sources.list" -o Dir::Etc::SourceParts=/dev/null \
 		-o Dir::State::status=/dev/null -o Acquire::Languages=none "${@:3}"
 }
