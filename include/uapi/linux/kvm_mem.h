@@ -10,6 +10,10 @@
 
 #include <linux/kvm.h>
 
+#ifndef KVM_MEMORY_ATTRIBUTE_PRIVATE
+#error "linux/kvm_mem.h needs the linux/kvm.h of Linux 6.8 or later"
+#endif
+
 /*
  * The VM has KVM_GET_MEMORY_ATTRIBUTES.  KVM_CHECK_EXTENSION on a VM returns the
  * attributes that the ioctl reports, as KVM_CAP_MEMORY_ATTRIBUTES does.
