@@ -116,7 +116,7 @@ static long flatten(const struct kvm_mem_attrs_range *r, u32 nr,
 		    struct kvm_mem_attrs_range *flat)
 {
 	struct maple_tree mt;
-	MA_STATE(mas, &mt, 0, 0);
+	struct ma_state mas;
 	unsigned long attrs;
 	void *entry;
 	long n = 0;
@@ -132,6 +132,7 @@ static long flatten(const struct kvm_mem_attrs_range *r, u32 nr,
 		}
 	}
 
+	mas_init(&mas, &mt, 0);
 	rcu_read_lock();
 	mas_for_each(&mas, entry, ULONG_MAX) {
 		attrs = xa_to_value(entry);

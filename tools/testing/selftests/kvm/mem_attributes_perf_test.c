@@ -354,7 +354,7 @@ static void *invalidate_other_memory(void *unused)
 	uint64_t begin;
 
 	while (!READ_ONCE(waiter.stop)) {
-		*(volatile char *)waiter.hva = 1;
+		WRITE_ONCE(*waiter.hva, 1);
 		converting = READ_ONCE(waiter.converting);
 		begin = now_ns();
 		madvise(waiter.hva, PAGE_SIZE, MADV_DONTNEED);
