@@ -49,6 +49,12 @@ def faults(private_wanted=SAME_COST):
         Figure('fault_shared_2m', 'the same, 2 MiB', 'instructions', private_wanted)]
 
 
+def drops():
+    return [
+        Figure('drop_plain_256m', 'the host drops 256 MiB that a guest has mapped', 'instructions'),
+        Figure('drop_mixed_256m', 'the same, every other page private', 'instructions')]
+
+
 def stalls():
     return [figure for mib in SIZES for figure in (
         Figure(f'stall_p99_{mib}m', f'a write while {mib} MiB are cleared, p99', 'ns'),
@@ -85,10 +91,10 @@ FULL = [
         Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes', ('ratio', 10))]),
     Section('x86-svm-icount', 'x86, instructions',
             conversions('instructions', ('ratio', 10000), ('like_64g', 2), ('ratio', 20), ('ratio', 1)) +
-            faults() + clears()),
+            faults() + drops() + clears()),
     Section('x86-svm-smp', 'x86, stalls with two CPUs', stalls()),
     Section('arm64-icount', 'arm64, instructions',
-            conversions('instructions') + faults(None) + clears() + rounds() +
+            conversions('instructions') + faults(None) + drops() + clears() + rounds() +
             [Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes')]),
     Section('arm64-vhe', 'arm64, time and stalls with two CPUs', stalls() + quiet_clears()),
 ]

@@ -37,6 +37,7 @@ struct kvm_mem_attrs_leaf;
  * @mt: runs of gfns; the tree's external lock is the writers' lock
  * @nr_leaves: number of blocks with more than one value, protected by the
  *	       writers' lock
+ * @generation: number of committed changes, protected by the writers' lock
  *
  * Writers exclude each other with the lock that the caller passed to
  * mt_set_external_lock() (slots_lock in KVM).  Readers hold either
@@ -46,6 +47,7 @@ struct kvm_mem_attrs_leaf;
 struct kvm_mem_attrs {
 	struct maple_tree mt;
 	unsigned long nr_leaves;
+	u64 generation;
 };
 
 /**

@@ -222,6 +222,7 @@ void kvm_mem_attrs_init(struct kvm_mem_attrs *ma)
 	mt_init_flags(&ma->mt, MT_FLAGS_ALLOC_RANGE | MT_FLAGS_USE_RCU |
 			       MT_FLAGS_LOCK_EXTERN);
 	ma->nr_leaves = 0;
+	ma->generation = 0;
 }
 
 void kvm_mem_attrs_destroy(struct kvm_mem_attrs *ma)
@@ -567,6 +568,7 @@ void kvm_mem_attrs_commit(struct kvm_mem_attrs_op *op)
 		store_run(op);
 	if (op->tail)
 		leaf_set(op->tail, block_start(op->last), op->last, op->attrs);
+	op->ma->generation++;
 }
 
 void kvm_mem_attrs_abort(struct kvm_mem_attrs_op *op)

@@ -7,14 +7,16 @@
 #include <linux/kvm_host.h>
 #include <linux/kvm_mem.h>
 #include <linux/maple_tree.h>
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
 #include <linux/xarray.h>
 
 #include "mem_attrs_vm.h"
 
-/* Limits the duration of a call, and the memory for its copy of the list. */
-#define MAX_LIST_ENTRIES	4096
+/* Limits the time with slots_lock, and the memory for copies of the array. */
+#define MAX_ENTRIES	4096
 
 int kvm_check_extension_mem_attributes(struct kvm *kvm, long cap)
 {
@@ -22,15 +24,10 @@ int kvm_check_extension_mem_attributes(struct kvm *kvm, long cap)
 	case KVM_CAP_GET_MEMORY_ATTRIBUTES:
 		return kvm_supported_mem_attributes(kvm);
 	case KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST:
-		return kvm_supported_mem_attributes(kvm) ? MAX_LIST_ENTRIES : 0;
+		return kvm_supported_mem_attributes(kvm) ? MAX_ENTRIES : 0;
 	default:
 		return 0;
 	}
-}
-
-static bool is_zero(const void *p, size_t size)
-{
-	return !memchr_inv(p, 0, size);
 }
 
 /* Return the run that starts at @addr, at most @size bytes of it. */
@@ -48,46 +45,110 @@ static struct kvm_memory_attributes run_at(struct kvm *kvm, u64 addr, u64 size)
 	};
 }
 
+static int check_get(struct kvm *kvm, const struct kvm_get_memory_attributes *get)
+{
+	const struct kvm_memory_attributes range = {
+		.address = get->address,
+		.size = get->size,
+	};
+	struct kvm_mem_attrs_range unused;
+
+	if (get->flags || get->reserved)
+		return -EINVAL;
+	if (get->mask & ~kvm_supported_mem_attributes(kvm) ||
+	    get->attributes & ~get->mask)
+		return -EINVAL;
+
+	return kvm_mem_attrs_check_range(kvm, &range, &unused);
+}
+
+/*
+ * Count the ranges to report, up to @max, and write them to @ranges, which is
+ * NULL or has room for @max.  Advance @get behind the last one, and behind memory
+ * after it that @get doesn't ask for.
+ */
+static u32 get_ranges(struct kvm *kvm, struct kvm_get_memory_attributes *get,
+		      struct kvm_memory_attributes *ranges, u32 max)
+{
+	struct kvm_memory_attributes run;
+	u32 seen, n = 0;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	for (seen = 0; get->size && seen < 2 * MAX_ENTRIES; seen++) {
+		run = run_at(kvm, get->address, get->size);
+		if ((run.attributes & get->mask) == get->attributes) {
+			if (n == max)
+				break;
+			if (ranges)
+				ranges[n] = run;
+			n++;
+		}
+		get->address += run.size;
+		get->size -= run.size;
+		cond_resched();
+	}
+
+	return n;
+}
+
+static int report(struct kvm *kvm, struct kvm_get_memory_attributes *get)
+{
+	u32 max = min(get->nr, MAX_ENTRIES);
+	struct kvm_memory_attributes *ranges __free(kvfree) =
+		kvmalloc_array(max, sizeof(*ranges), GFP_KERNEL_ACCOUNT);
+
+	if (!ranges)
+		return -ENOMEM;
+
+	scoped_guard(mutex, &kvm->slots_lock) {
+		get->generation = kvm->mem_attrs.generation;
+		get->nr = get_ranges(kvm, get, ranges, max);
+	}
+
+	/* This may wait for userspace to handle a fault, so drop the lock first. */
+	return copy_to_user(u64_to_user_ptr(get->ranges), ranges,
+			    get->nr * sizeof(*ranges)) ? -EFAULT : 0;
+}
+
+static int count(struct kvm *kvm, struct kvm_get_memory_attributes *get)
+{
+	struct kvm_get_memory_attributes rest = *get;
+	u64 n = 0;
+
+	for (;;) {
+		scoped_guard(mutex, &kvm->slots_lock) {
+			if (rest.address == get->address)
+				get->generation = kvm->mem_attrs.generation;
+			n += get_ranges(kvm, &rest, NULL, MAX_ENTRIES);
+		}
+		if (!rest.size)
+			break;
+		if (signal_pending(current))
+			return -EINTR;
+	}
+
+	get->nr = min(n, U32_MAX);
+	return 0;
+}
+
 int kvm_vm_ioctl_get_mem_attributes(struct kvm *kvm, void __user *argp)
 {
-	struct kvm_memory_attributes __user *runs;
 	struct kvm_get_memory_attributes get;
-	struct kvm_memory_attributes run;
-	struct kvm_mem_attrs_range r;
-	u32 n;
 	int ret;
 
 	if (!kvm_supported_mem_attributes(kvm))
 		return -EOPNOTSUPP;
 	if (copy_from_user(&get, argp, sizeof(get)))
 		return -EFAULT;
-	if (get.flags || !get.nr || !is_zero(get.reserved, sizeof(get.reserved)))
-		return -EINVAL;
-
-	run = (struct kvm_memory_attributes) {
-		.address = get.address,
-		.size = get.size,
-	};
-	ret = kvm_mem_attrs_check_range(kvm, &run, &r);
+	ret = check_get(kvm, &get);
 	if (ret)
 		return ret;
 
-	runs = u64_to_user_ptr(get.runs);
+	ret = get.nr ? report(kvm, &get) : count(kvm, &get);
+	if (ret)
+		return ret;
 
-	scoped_guard(mutex, &kvm->slots_lock) {
-		for (n = 0; n < get.nr && get.size; n++) {
-			if (signal_pending(current) && n)
-				break;
-			run = run_at(kvm, get.address, get.size);
-			if (copy_to_user(&runs[n], &run, sizeof(run)))
-				return -EFAULT;
-			get.address += run.size;
-			get.size -= run.size;
-			cond_resched();
-		}
-	}
-
-	get.nr = n;
 	return copy_to_user(argp, &get, sizeof(get)) ? -EFAULT : 0;
 }
 
@@ -167,7 +228,7 @@ static u32 count_done(const struct kvm_mem_attrs_range *r, u32 nr, gfn_t next)
 	return i;
 }
 
-static int set_list(struct kvm *kvm, struct kvm_memory_attributes_list *list)
+static int set_list(struct kvm *kvm, struct kvm_set_memory_attributes_list *list)
 {
 	struct kvm_memory_attributes *attrs __free(kvfree) =
 		vmemdup_array_user(u64_to_user_ptr(list->ranges), list->nr,
@@ -202,8 +263,8 @@ static int set_list(struct kvm *kvm, struct kvm_memory_attributes_list *list)
 
 int kvm_vm_ioctl_set_mem_attributes_list(struct kvm *kvm, void __user *argp)
 {
-	struct kvm_memory_attributes_list __user *ulist = argp;
-	struct kvm_memory_attributes_list list;
+	struct kvm_set_memory_attributes_list __user *ulist = argp;
+	struct kvm_set_memory_attributes_list list;
 	int ret;
 
 	if (!kvm_supported_mem_attributes(kvm))
@@ -218,9 +279,9 @@ int kvm_vm_ioctl_set_mem_attributes_list(struct kvm *kvm, void __user *argp)
 	if (put_user(list.nr, &ulist->done))
 		return -EFAULT;
 	if (list.flags || list.pad ||
-	    !is_zero(list.reserved, sizeof(list.reserved)))
+	    memchr_inv(list.reserved, 0, sizeof(list.reserved)))
 		return -EINVAL;
-	if (!list.nr || list.nr > MAX_LIST_ENTRIES)
+	if (!list.nr || list.nr > MAX_ENTRIES)
 		return -EINVAL;
 
 	list.done = 0;

@@ -16,13 +16,14 @@
 
 /*
  * The VM has KVM_GET_MEMORY_ATTRIBUTES.  KVM_CHECK_EXTENSION on a VM returns the
- * attributes that the ioctl reports, as KVM_CAP_MEMORY_ATTRIBUTES does.
+ * attributes that the ioctl reports, as KVM_CAP_MEMORY_ATTRIBUTES does.  On
+ * /dev/kvm it returns those that a VM of some type can have.
  */
 #define KVM_CAP_GET_MEMORY_ATTRIBUTES		1000
 
 /*
  * The VM has KVM_SET_MEMORY_ATTRIBUTES_LIST.  KVM_CHECK_EXTENSION on a VM returns
- * the largest &struct kvm_memory_attributes_list.nr.
+ * the largest &struct kvm_set_memory_attributes_list.nr, 4096.
  */
 #define KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST	1001
 
@@ -74,46 +75,60 @@
 /**
  * struct kvm_get_memory_attributes - argument of KVM_GET_MEMORY_ATTRIBUTES
  * @address: guest-physical address to begin at, in bytes, a multiple of the
- *	     page size.  Returns the end of the last reported run, where the
- *	     next call can continue.
+ *	     page size.  Returns the address where the next call can continue.
  * @size: number of bytes to report, a multiple of the page size, not 0.  Returns
  *	  the number of bytes left to report: 0 if the call reported everything.
- * @runs: userspace address of an array of &struct kvm_memory_attributes
- * @nr: number of entries that the array has room for, not 0.  Returns the number
- *	of entries that the call wrote.
+ * @ranges: userspace address of an array of &struct kvm_memory_attributes
+ * @nr: number of entries that the array has room for, or 0 to count.  Returns
+ *	the number of entries that the call wrote or counted.
  * @flags: 0
+ * @generation: returns a number that changes whenever the attributes of any
+ *		memory of the VM change
+ * @mask: attributes to compare with @attributes, or 0 to report all memory
+ * @attributes: report only memory with (attributes & @mask) == @attributes
  * @reserved: 0
  *
- * Reports the attributes of guest memory as runs.  The entries are in ascending
- * order without gaps.  Neighbours have different attributes, so each stretch of
- * one kind is one entry.  The flags of each entry are 0.  Userspace can pass
- * the entries unchanged to KVM_SET_MEMORY_ATTRIBUTES or
+ * Reports the attributes of guest memory as ranges, in ascending order.  Each
+ * entry is as long as possible: ranges that touch have different attributes.
+ * If @mask is 0, the entries leave no gaps.  The flags of each entry are 0.
+ * Userspace can pass the entries as they are to KVM_SET_MEMORY_ATTRIBUTES or
  * KVM_SET_MEMORY_ATTRIBUTES_LIST, of this VM or of another VM.
  *
- * One call is a snapshot.  Another thread may convert memory between two calls.
- * If a signal interrupts a call, the call may report fewer runs than the array
- * has room for, but reports at least one.
+ * One call is a snapshot of at most 4096 entries, even if the array has room for
+ * more.  Only @size tells whether there is more to report.  Another thread may
+ * convert memory between two calls.  If both calls return the same @generation,
+ * no thread did.
+ *
+ * If @nr is 0, the call only counts.  It ignores @ranges and leaves @address and
+ * @size as they are.  The count stops at 2^32 - 1.  It isn't a snapshot: it is
+ * exact if the next call returns the same @generation.
  *
  * Errors: EINVAL if @flags or @reserved isn't 0, if @address or @size isn't a
- * multiple of the page size, if the end is at or above 2^64, or if @size or @nr
- * is 0.  EFAULT if an address can't be read or written; the call leaves this
- * structure unchanged, but may have written part of the array.  EOPNOTSUPP if
- * the VM has no attributes, i.e. KVM_CAP_MEMORY_ATTRIBUTES is 0.
+ * multiple of the page size, if the end is at or above 2^64, if @size is 0, if
+ * @mask has a bit that KVM_CAP_GET_MEMORY_ATTRIBUTES doesn't return, or if
+ * @attributes has a bit that @mask doesn't have.  EFAULT if an address can't be
+ * read or written; the call leaves this structure unchanged, but may have
+ * written part of the array.  ENOMEM if memory runs out.  EINTR if a signal
+ * interrupts a count.  EOPNOTSUPP if the VM has no attributes, i.e. if
+ * KVM_CAP_MEMORY_ATTRIBUTES is 0.
  */
 struct kvm_get_memory_attributes {
 	__u64 address;
 	__u64 size;
-	__u64 runs;
+	__u64 ranges;
 	__u32 nr;
 	__u32 flags;
-	__u64 reserved[4];
+	__u64 generation;
+	__u64 mask;
+	__u64 attributes;
+	__u64 reserved;
 };
 
 #define KVM_GET_MEMORY_ATTRIBUTES	\
 	_IOWR(KVMIO, 0xf0, struct kvm_get_memory_attributes)
 
 /**
- * struct kvm_memory_attributes_list - argument of KVM_SET_MEMORY_ATTRIBUTES_LIST
+ * struct kvm_set_memory_attributes_list - argument of KVM_SET_MEMORY_ATTRIBUTES_LIST
  * @ranges: userspace address of an array of &struct kvm_memory_attributes
  * @nr: number of entries in the array, from 1 to the value of
  *	KVM_CAP_SET_MEMORY_ATTRIBUTES_LIST
@@ -141,7 +156,7 @@ struct kvm_get_memory_attributes {
  * address can't be read or written; nothing is set.  EOPNOTSUPP if the VM has no
  * attributes; @done is unchanged.
  */
-struct kvm_memory_attributes_list {
+struct kvm_set_memory_attributes_list {
 	__u64 ranges;
 	__u32 nr;
 	__u32 done;
@@ -151,6 +166,6 @@ struct kvm_memory_attributes_list {
 };
 
 #define KVM_SET_MEMORY_ATTRIBUTES_LIST	\
-	_IOWR(KVMIO, 0xf1, struct kvm_memory_attributes_list)
+	_IOWR(KVMIO, 0xf1, struct kvm_set_memory_attributes_list)
 
 #endif /* _UAPI_LINUX_KVM_MEM_H */

@@ -315,11 +315,47 @@ static void bench_mapped(void)
 	figure(median(to_shared, repeats), "ns", "mapped_to_shared_512m");
 }
 
+/*
+ * Drop the host's memory behind a range that the guest has mapped page by page.  If
+ * @mixed, every other page of the range is private, and stays as it is.
+ */
+static void bench_drop(const char *name, bool mixed)
+{
+	const uint64_t size = SZ_256M, step = mixed ? 2 * PAGE_SIZE : PAGE_SIZE;
+	int64_t ns[repeats];
+	uint64_t begin, gpa;
+	int i;
+
+	for (i = 0; i < repeats; i++) {
+		struct kvm_vcpu *vcpu;
+		struct kvm_vm *vm;
+		char *hva = populate(size, PAGE_SIZE);
+
+		if (mixed)
+			vm = create_vm(&vcpu, size, guest_touch);
+		else
+			vm = __vm_create_with_one_vcpu(&vcpu, size / PAGE_SIZE, guest_touch);
+		vm_set_user_memory_region(vm, 10, 0, BASE, size, hva);
+		virt_map_each(vm, BASE, size / step, step);
+		for (gpa = BASE; mixed && gpa < BASE + size; gpa += step)
+			vm_mem_set_private(vm, gpa + PAGE_SIZE, PAGE_SIZE);
+		vcpu_args_set(vcpu, 2, size / step, step);
+		touch(vcpu);
+
+		begin = now_ns();
+		TEST_ASSERT(!madvise(hva, size, MADV_DONTNEED), "madvise() failed");
+		ns[i] = now_ns() - begin;
+		kvm_vm_free(vm);
+		munmap(hva, size);
+	}
+	figure(median(ns, repeats), "ns", "%s", name);
+}
+
 /* Set all of the range several times over, in one call if KVM has lists. */
 static void set_all(struct kvm_vm *vm, uint64_t size, int entries)
 {
 	struct kvm_memory_attributes *a = calloc(entries, sizeof(*a));
-	struct kvm_memory_attributes_list list = {
+	struct kvm_set_memory_attributes_list list = {
 		.ranges = (uintptr_t)a,
 		.nr = entries,
 	};
@@ -408,6 +444,7 @@ static void bench_short(void)
 {
 	bench_plain_fault("fault_plain", 2048, PAGE_SIZE);
 	bench_plain_fault("fault_plain_2m", 256, SZ_2M);
+	bench_drop("drop_plain_256m", false);
 	if (!sw_protected_vm_supported())
 		return;
 
@@ -416,6 +453,7 @@ static void bench_short(void)
 	bench_fault("fault_private", PRIVATE, 2048, PAGE_SIZE);
 	bench_fault("fault_shared", SHARED, 2048, PAGE_SIZE);
 	bench_fault("fault_shared_2m", SHARED, 256, SZ_2M);
+	bench_drop("drop_mixed_256m", true);
 	bench_mapped();
 }
 

@@ -15,12 +15,15 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <linux/sizes.h>
+#include <linux/userfaultfd.h>
 
 #include "kselftest.h"
 #include "kvm_util.h"
@@ -119,54 +122,98 @@ static int set_attrs(struct kvm_vm *vm, uint64_t gpa, uint64_t size, uint64_t at
 
 /* ---- Reading back ------------------------------------------------------- */
 
-/* Compare the attributes of [@gpa, @gpa + @nr pages) with @want, a byte per page. */
-static void check_attrs(struct kvm_vm *vm, uint64_t gpa, const uint8_t *want,
-			size_t nr, uint32_t capacity)
+/* Check that no page of [@start, @end) matches, for check_matching(). */
+static void check_gap(uint64_t start, uint64_t end, const uint8_t *want,
+		      uint64_t mask, uint64_t attrs)
 {
-	struct kvm_memory_attributes runs[64];
+	for (; start < end; start += PAGE_SIZE)
+		TEST_ASSERT((*want++ & mask) != attrs, "0x%lx is not reported", start);
+}
+
+/*
+ * Check what KVM reports of the memory in [@gpa, @gpa + @nr pages) whose attributes
+ * match, against @want, a byte per page.  Use an array of @capacity entries.
+ */
+static void check_matching(struct kvm_vm *vm, uint64_t gpa, const uint8_t *want,
+			   size_t nr, uint32_t capacity, uint64_t mask, uint64_t attrs)
+{
+	const uint64_t end = gpa + nr * PAGE_SIZE;
+	struct kvm_memory_attributes ranges[64], *r;
 	struct kvm_get_memory_attributes get = {
 		.address = gpa,
 		.size = nr * PAGE_SIZE,
-		.runs = (uintptr_t)runs,
+		.mask = mask,
+		.attributes = attrs,
 	};
-	uint64_t next = gpa, attrs = ~0ull;
-	uint32_t i;
+	uint64_t next = gpa, page, last_attrs = ~0ull, generation;
+	uint32_t count, total = 0;
 
-	TEST_ASSERT(capacity <= ARRAY_SIZE(runs), "Capacity");
+	TEST_ASSERT(capacity <= ARRAY_SIZE(ranges), "Capacity");
+	vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
+	TEST_ASSERT(get.address == gpa && get.size == nr * PAGE_SIZE,
+		    "Counting moved to 0x%llx + 0x%llx", get.address, get.size);
+	count = get.nr;
+	generation = get.generation;
+
+	get.ranges = (uintptr_t)ranges;
 	while (get.size) {
 		get.nr = capacity;
 		vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
-		TEST_ASSERT(get.nr && get.nr <= capacity, "%u runs", get.nr);
+		TEST_ASSERT(get.nr <= capacity, "%u entries", get.nr);
+		TEST_ASSERT_EQ(get.generation, generation);
 
-		for (i = 0; i < get.nr; i++) {
-			uint64_t page;
-
-			TEST_ASSERT(runs[i].address == next && runs[i].size && !runs[i].flags,
-				    "Run 0x%llx + 0x%llx, flags 0x%llx, not at 0x%lx",
-				    runs[i].address, runs[i].size, runs[i].flags, next);
-			TEST_ASSERT(runs[i].attributes != attrs,
-				    "The runs before and at 0x%lx don't differ", next);
-			attrs = runs[i].attributes;
-			next += runs[i].size;
-			for (page = runs[i].address; page < next; page += PAGE_SIZE)
-				TEST_ASSERT(want[(page - gpa) / PAGE_SIZE] == attrs,
-					    "0x%lx has attributes 0x%lx", page, attrs);
+		for (r = ranges; r < &ranges[get.nr]; r++) {
+			TEST_ASSERT(r->address >= next && r->size && !r->flags,
+				    "Entry 0x%llx + 0x%llx, flags 0x%llx, at 0x%lx",
+				    r->address, r->size, r->flags, next);
+			TEST_ASSERT(r->address != next || r->attributes != last_attrs,
+				    "The entries before and at 0x%lx don't differ", next);
+			check_gap(next, r->address, &want[(next - gpa) / PAGE_SIZE],
+				  mask, attrs);
+			last_attrs = r->attributes;
+			TEST_ASSERT((last_attrs & mask) == attrs, "0x%llx doesn't match",
+				    r->address);
+			next = r->address + r->size;
+			for (page = r->address; page < next; page += PAGE_SIZE)
+				TEST_ASSERT(want[(page - gpa) / PAGE_SIZE] == last_attrs,
+					    "0x%lx has attributes 0x%lx", page, last_attrs);
 		}
-		TEST_ASSERT(get.address == next &&
-			    get.address + get.size == gpa + nr * PAGE_SIZE,
+		TEST_ASSERT(get.address >= next && get.address + get.size == end,
 			    "Left to report: 0x%llx + 0x%llx, after 0x%lx",
 			    get.address, get.size, next);
+		if (get.address != next) {
+			check_gap(next, get.address, &want[(next - gpa) / PAGE_SIZE],
+				  mask, attrs);
+			next = get.address;
+			last_attrs = ~0ull;
+		}
+		total += get.nr;
 	}
+	TEST_ASSERT_EQ(total, count);
+}
+
+static void check_attrs(struct kvm_vm *vm, uint64_t gpa, const uint8_t *want,
+			size_t nr, uint32_t capacity)
+{
+	check_matching(vm, gpa, want, nr, capacity, 0, 0);
+}
+
+static uint64_t get_generation(struct kvm_vm *vm)
+{
+	struct kvm_get_memory_attributes get = { .address = BASE, .size = PAGE_SIZE };
+
+	vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
+	return get.generation;
 }
 
 /* ---- Bad input ---------------------------------------------------------- */
 
 #define BAD_ADDR	(~0xffful)
 
-static struct kvm_memory_attributes some_runs[8];
+static struct kvm_memory_attributes some_ranges[8];
 
 #define GET(...)	{ .address = BASE, .size = BLOCK, .nr = 8,	\
-			  .runs = (uintptr_t)some_runs, __VA_ARGS__ }
+			  .ranges = (uintptr_t)some_ranges, __VA_ARGS__ }
 
 static const struct {
 	const char *why;
@@ -174,16 +221,17 @@ static const struct {
 	int error;
 } bad_gets[] = {
 	{ "flags",		GET(.flags = 1),			EINVAL },
-	{ "reserved[0]",	GET(.reserved = { 1 }),			EINVAL },
-	{ "reserved[3]",	GET(.reserved = { 0, 0, 0, 1 }),	EINVAL },
-	{ "capacity 0",		GET(.nr = 0),				EINVAL },
+	{ "reserved",		GET(.reserved = 1),			EINVAL },
+	{ "unknown attribute",	GET(.mask = PRIVATE | 1),		EINVAL },
+	{ "attribute not in mask", GET(.attributes = PRIVATE),		EINVAL },
+	{ "count, size 0",	GET(.nr = 0, .size = 0),		EINVAL },
 	{ "size 0",		GET(.size = 0),				EINVAL },
 	{ "unaligned address",	GET(.address = BASE + 1),		EINVAL },
 	{ "unaligned size",	GET(.size = BLOCK - 1),			EINVAL },
 	{ "end above 2^64",	GET(.address = -BLOCK, .size = 2 * BLOCK), EINVAL },
 	{ "end at 2^64",	GET(.address = -BLOCK),			EINVAL },
-	{ "bad array",		GET(.runs = -4096ull),			EFAULT },
-	{ "null array",		GET(.runs = 0),				EFAULT },
+	{ "bad array",		GET(.ranges = -4096ull),			EFAULT },
+	{ "null array",		GET(.ranges = 0),				EFAULT },
 };
 
 #define RANGE(...)	{ .address = BASE, .size = BLOCK,		\
@@ -210,7 +258,7 @@ static struct kvm_memory_attributes good_range[] = { RANGE() };
 
 static const struct {
 	const char *why;
-	struct kvm_memory_attributes_list list;
+	struct kvm_set_memory_attributes_list list;
 	int error;
 } bad_lists[] = {
 	{ "flags",		LIST(.flags = 1),			EINVAL },
@@ -236,7 +284,7 @@ static void expect(struct kvm_vm *vm, int ret, int error, const char *call,
 
 static void test_bad_input(void)
 {
-	struct kvm_memory_attributes_list list;
+	struct kvm_set_memory_attributes_list list;
 	struct kvm_memory_attributes range, three[3];
 	struct kvm_get_memory_attributes get;
 	struct kvm_vcpu *vcpu;
@@ -261,7 +309,7 @@ static void test_bad_input(void)
 		three[0] = good_range[0];
 		three[1] = good_range[0];
 		three[2] = bad_ranges[i].range;
-		list = (struct kvm_memory_attributes_list) {
+		list = (struct kvm_set_memory_attributes_list) {
 			.ranges = (uintptr_t)three,
 			.nr = 3,
 		};
@@ -288,7 +336,7 @@ static void test_bad_input(void)
 			      (struct kvm_memory_attributes *)BAD_ADDR), EFAULT,
 	       "SET", "bad argument");
 	expect(vm, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST,
-			      (struct kvm_memory_attributes_list *)BAD_ADDR), EFAULT,
+			      (struct kvm_set_memory_attributes_list *)BAD_ADDR), EFAULT,
 	       "LIST", "bad argument");
 
 	kvm_vm_free(vm);
@@ -297,13 +345,13 @@ static void test_bad_input(void)
 /* If KVM can read the argument but not write to it, KVM sets nothing. */
 static void test_read_only_argument(void)
 {
-	struct kvm_memory_attributes_list *list;
+	struct kvm_set_memory_attributes_list *list;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 
 	list = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	*list = (struct kvm_memory_attributes_list)LIST();
+	*list = (struct kvm_set_memory_attributes_list)LIST();
 	TEST_ASSERT(!mprotect(list, PAGE_SIZE, PROT_READ), "mprotect");
 
 	vm = create_vm(&vcpu, guest_read);
@@ -318,9 +366,14 @@ static void test_longest_list(void)
 {
 	static struct kvm_memory_attributes a[4096];
 	static uint8_t oracle[2 * ARRAY_SIZE(a)];
-	struct kvm_memory_attributes_list list = {
+	struct kvm_set_memory_attributes_list list = {
 		.ranges = (uintptr_t)a,
 		.nr = ARRAY_SIZE(a),
+	};
+	struct kvm_get_memory_attributes get = {
+		.address = BASE,
+		.size = ARRAY_SIZE(oracle) * PAGE_SIZE,
+		.nr = UINT_MAX,
 	};
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
@@ -338,6 +391,12 @@ static void test_longest_list(void)
 	vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
 	TEST_ASSERT_EQ(list.done, list.nr);
 	check_attrs(vm, BASE, oracle, ARRAY_SIZE(oracle), 64);
+
+	/* The list makes 8192 ranges.  One call reports half of them. */
+	get.ranges = (uintptr_t)a;
+	vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
+	TEST_ASSERT(get.nr == ARRAY_SIZE(a) && get.address == BASE + ARRAY_SIZE(a) * PAGE_SIZE,
+		    "%u entries, up to 0x%llx", get.nr, get.address);
 	kvm_vm_free(vm);
 }
 
@@ -353,7 +412,7 @@ static void test_signals(void)
 	const size_t size = NR * PAGES * PAGE_SIZE;
 	struct kvm_memory_attributes a[NR];
 	struct sigaction sa = { .sa_handler = ignore_signal };
-	struct kvm_memory_attributes_list list;
+	struct kvm_set_memory_attributes_list list;
 	int i, call, stops = 0, partial = 0;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
@@ -389,7 +448,7 @@ static void test_signals(void)
 		before = 0;
 		TEST_ASSERT(!setitimer(ITIMER_REAL, &often, NULL), "setitimer");
 		for (;;) {
-			list = (struct kvm_memory_attributes_list) {
+			list = (struct kvm_set_memory_attributes_list) {
 				.ranges = (uintptr_t)&a[before],
 				.nr = NR - before,
 			};
@@ -454,7 +513,7 @@ static void test_debugfs(void)
 static void test_vm_without_private_memory(void)
 {
 	struct kvm_get_memory_attributes get = GET();
-	struct kvm_memory_attributes_list list = LIST();
+	struct kvm_set_memory_attributes_list list = LIST();
 	struct kvm_vm *vm = vm_create_barebones();
 
 	TEST_ASSERT(!vm_check_cap(vm, KVM_CAP_GET_MEMORY_ATTRIBUTES) &&
@@ -500,13 +559,14 @@ static void test_oracle(void)
 	uint8_t oracle[ORACLE_PAGES];
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
+	uint32_t capacity;
 	int i, step;
 
 	vm = create_vm(&vcpu, guest_read);
 	for (i = 0; i < ARRAY_SIZE(bases); i++) {
 		memset(oracle, 0, sizeof(oracle));
 		for (step = 0; step < 120; step++) {
-			struct kvm_memory_attributes_list list = {
+			struct kvm_set_memory_attributes_list list = {
 				.ranges = (uintptr_t)a,
 				.nr = 1 + rand() % ARRAY_SIZE(a),
 			};
@@ -518,8 +578,12 @@ static void test_oracle(void)
 			} else {
 				vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, a);
 			}
-			check_attrs(vm, bases[i], oracle, ORACLE_PAGES,
-				    capacities[step % ARRAY_SIZE(capacities)]);
+			capacity = capacities[step % ARRAY_SIZE(capacities)];
+			check_attrs(vm, bases[i], oracle, ORACLE_PAGES, capacity);
+			check_matching(vm, bases[i], oracle, ORACLE_PAGES, capacity,
+				       PRIVATE, PRIVATE);
+			check_matching(vm, bases[i], oracle, ORACLE_PAGES, capacity,
+				       PRIVATE, SHARED);
 		}
 	}
 	kvm_vm_free(vm);
@@ -528,9 +592,10 @@ static void test_oracle(void)
 /* LIST on another VM accepts the entries that GET returns. */
 static void test_copy_to_another_vm(void)
 {
-	struct kvm_memory_attributes runs[64];
-	struct kvm_get_memory_attributes get = GET(.runs = (uintptr_t)runs, .nr = 64);
-	struct kvm_memory_attributes_list list = { .ranges = (uintptr_t)runs };
+	struct kvm_memory_attributes ranges[64];
+	struct kvm_get_memory_attributes get = GET(.ranges = (uintptr_t)ranges, .nr = 64,
+						   .mask = PRIVATE, .attributes = PRIVATE);
+	struct kvm_set_memory_attributes_list list = { .ranges = (uintptr_t)ranges };
 	uint8_t oracle[BLOCK / 4096] = {};
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *from, *to;
@@ -543,11 +608,106 @@ static void test_copy_to_another_vm(void)
 		memset(&oracle[i], PRIVATE, 2);
 	}
 	vm_ioctl(from, KVM_GET_MEMORY_ATTRIBUTES, &get);
+	TEST_ASSERT(get.nr == 20 && !get.size, "%u entries, 0x%llx left", get.nr, get.size);
 	list.nr = get.nr;
 	vm_ioctl(to, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
 	check_attrs(to, BASE, oracle, ARRAY_SIZE(oracle), 64);
 	kvm_vm_free(from);
 	kvm_vm_free(to);
+}
+
+/* The generation changes if and only if attributes do. */
+static void test_generation(void)
+{
+	struct kvm_set_memory_attributes_list list = LIST();
+	uint64_t generation, last;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int i;
+
+	vm = create_vm(&vcpu, guest_read);
+	last = get_generation(vm);
+
+	vm_mem_set_shared(vm, 0, 64 * GIB);
+	TEST_ASSERT_EQ(get_generation(vm), last);
+	for (i = 0; i < 10; i++) {
+		/* Only the first page of the range changes. */
+		if (i % 2)
+			vm_mem_set_private(vm, BASE + i * PAGE_SIZE, PAGE_SIZE);
+		else
+			vm_mem_set_private(vm, BASE, (i + 1) * PAGE_SIZE);
+		generation = get_generation(vm);
+		TEST_ASSERT(generation != last, "Step %d: generation %lu", i, last);
+		last = generation;
+	}
+
+	vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
+	generation = get_generation(vm);
+	TEST_ASSERT(generation != last, "LIST: generation %lu", last);
+	vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
+	TEST_ASSERT_EQ(get_generation(vm), generation);
+	kvm_vm_free(vm);
+}
+
+struct uffd_handler {
+	struct kvm_vm *vm;
+	int uffd;
+};
+
+/* Convert memory before the fault is resolved. */
+static void *convert_at_fault(void *arg)
+{
+	struct uffd_handler *h = arg;
+	struct uffd_msg msg;
+	struct uffdio_zeropage zero = {};
+
+	TEST_ASSERT(read(h->uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+		    msg.event == UFFD_EVENT_PAGEFAULT, "No fault, errno %d", errno);
+	vm_mem_set_private(h->vm, BASE, PAGE_SIZE);
+	zero.range.start = msg.arg.pagefault.address & ~(PAGE_SIZE - 1);
+	zero.range.len = getpagesize();
+	TEST_ASSERT(!ioctl(h->uffd, UFFDIO_ZEROPAGE, &zero), "errno %d", errno);
+	return NULL;
+}
+
+/*
+ * The array of GET is in memory whose page faults userspace handles, and the
+ * handler converts memory itself.  KVM must hold no lock while it waits.
+ */
+static void test_array_in_userfaultfd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct kvm_get_memory_attributes get = GET();
+	struct kvm_memory_attributes *array;
+	struct uffd_handler h;
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+
+	array = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(array != MAP_FAILED, "mmap");
+	h.uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	TEST_ASSERT(h.uffd >= 0, "userfaultfd, errno %d", errno);
+	TEST_ASSERT(!ioctl(h.uffd, UFFDIO_API, &api), "UFFDIO_API, errno %d", errno);
+	reg.range.start = (uintptr_t)array;
+	reg.range.len = getpagesize();
+	TEST_ASSERT(!ioctl(h.uffd, UFFDIO_REGISTER, &reg), "Register, errno %d", errno);
+
+	h.vm = create_vm(&vcpu, guest_read);
+	pthread_create(&thread, NULL, convert_at_fault, &h);
+	get.ranges = (uintptr_t)array;
+	vm_ioctl(h.vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
+	pthread_join(thread, NULL);
+
+	/* The call reports the attributes from before the fault. */
+	TEST_ASSERT(get.nr == 1 && array[0].address == BASE && array[0].size == BLOCK &&
+		    array[0].attributes == SHARED, "%u entries, the first 0x%llx + 0x%llx",
+		    get.nr, array[0].address, array[0].size);
+	TEST_ASSERT(get_generation(h.vm) != get.generation, "The handler converted nothing");
+	kvm_vm_free(h.vm);
+	close(h.uffd);
+	munmap(array, getpagesize());
 }
 
 /* ---- Level of mappings -------------------------------------------------- */
@@ -999,7 +1159,7 @@ static void host_convert(struct kvm_vm *vm, int id, uint32_t first, uint32_t nr,
 			 bool private)
 {
 	struct kvm_memory_attributes a[OWN_CHUNKS + 1];
-	struct kvm_memory_attributes_list list = { .ranges = (uintptr_t)a };
+	struct kvm_set_memory_attributes_list list = { .ranges = (uintptr_t)a };
 	uint32_t i = first, end = first + nr, len;
 
 	while (i < end) {
@@ -1051,8 +1211,8 @@ static void *stress_vcpu(void *arg)
 /* Add, move and delete slots, and change host mappings, while the guest runs. */
 static void stress_host(struct kvm_vm *vm, void *hva, void *other, int seconds)
 {
-	struct kvm_memory_attributes runs[16];
-	struct kvm_get_memory_attributes get, all = GET(.runs = (uintptr_t)runs, .nr = 16,
+	struct kvm_memory_attributes ranges[16];
+	struct kvm_get_memory_attributes get, all = GET(.ranges = (uintptr_t)ranges, .nr = 16,
 							.size = STRESS_BLOCKS * BLOCK);
 	time_t until = time(NULL) + seconds;
 	unsigned int n;
@@ -1117,6 +1277,8 @@ int main(void)
 		{ "a VM without private memory",		test_vm_without_private_memory },
 		{ "random ranges match an oracle",		test_oracle },
 		{ "copy attributes to another VM",		test_copy_to_another_vm },
+		{ "the generation changes with the attributes", test_generation },
+		{ "a fault on the array of GET blocks nobody",	test_array_in_userfaultfd },
 		{ "split and reunite large pages",		test_split_and_reunite },
 		{ "move and delete a slot",			test_move_and_delete },
 		{ "a fault races with a conversion nearby",	test_race_for_large_page },
