@@ -219,20 +219,31 @@ static void punch_hole(int gmem, uint64_t offset, uint64_t size)
 			       offset, size), "Punching a hole failed, errno %d", errno);
 }
 
-/* Does the stage-2 page table have an entry for @gpa? */
-static bool is_mapped(struct kvm_vm *vm, uint64_t gpa)
+/* Read from the stage-2 page table which of @nr pages from @gpa on are mapped. */
+static void read_mapped(struct kvm_vm *vm, uint64_t gpa, bool *mapped, int nr)
 {
 	FILE *f = vm_open_debugfs(vm, "stage2_page_tables");
 	uint64_t start, end;
 	char line[256];
-	bool found = false;
+	int i;
 
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "0x%lx-0x%lx", &start, &end) == 2 &&
-		    start <= gpa && gpa < end)
-			found = strstr(line, " AF") && !strstr(line, " F ");
+	memset(mapped, 0, nr * sizeof(*mapped));
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "0x%lx-0x%lx", &start, &end) != 2 ||
+		    !strstr(line, " AF") || strstr(line, " F "))
+			continue;
+		for (i = 0; i < nr; i++)
+			mapped[i] |= start <= gpa + i * psz && gpa + i * psz < end;
+	}
 	fclose(f);
-	return found;
+}
+
+static bool is_mapped(struct kvm_vm *vm, uint64_t gpa)
+{
+	bool mapped;
+
+	read_mapped(vm, gpa, &mapped, 1);
+	return mapped;
 }
 
 /* ---- Tests -------------------------------------------------------------- */
@@ -331,6 +342,56 @@ static void test_who_unmaps_what(void)
 	close(gmem);
 	kvm_vm_free(vm);
 	munmap(hva, 6 * psz);
+}
+
+/*
+ * Memory of both kinds, in runs of a page up to more than a block: the host drops
+ * its memory, or a part of the guest_memfd, and exactly those pages are unmapped.
+ */
+static void test_unmap_random_ranges(void)
+{
+	enum { NR = 2048, ROUNDS = 8 };
+	bool private[NR], want[NR], mapped[NR], kind = false;
+	int gmem, i, len, round, first, nr;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, NR);
+	char *hva;
+
+	hva = add_slot(vm, NR, &gmem);
+	TEST_ASSERT(!madvise(hva, NR * psz, MADV_NOHUGEPAGE), "madvise");
+	for (i = 0; i < NR; i += len, kind = !kind) {
+		len = 1 + rand() % (rand() % 8 ? 8 : 900);
+		len = min(len, NR - i);
+		memset(&private[i], kind, len);
+		if (kind)
+			vm_mem_set_private(vm, page(i), len * psz);
+	}
+
+	memset(want, false, sizeof(want));
+	for (round = 0; round < ROUNDS; round++) {
+		for (i = 0; i < NR; i++)
+			if (!want[i])
+				do_op(vcpu, OP_WRITE, page(i), i);
+		first = rand() % NR;
+		nr = 1 + rand() % (NR - first);
+		for (i = 0; i < NR; i++)
+			want[i] = i < first || i >= first + nr || private[i] == !(round % 2);
+
+		if (round % 2)
+			punch_hole(gmem, first * psz, nr * psz);
+		else
+			TEST_ASSERT(!madvise(hva + first * psz, nr * psz, MADV_DONTNEED),
+				    "madvise");
+		read_mapped(vm, page(0), mapped, NR);
+		for (i = 0; i < NR; i++)
+			TEST_ASSERT(mapped[i] == want[i],
+				    "Round %d, pages %d to %d: page %d, private %d, is mapped: %d",
+				    round, first, first + nr - 1, i, private[i], mapped[i]);
+	}
+
+	close(gmem);
+	kvm_vm_free(vm);
+	munmap(hva, NR * psz);
 }
 
 /* KVM maps a block only where all of it is shared. */
@@ -602,6 +663,7 @@ int main(void)
 	} tests[] = {
 		{ "conversion by the guest",			test_conversion_by_guest },
 		{ "unmapping affects only one kind of memory",	test_who_unmaps_what },
+		{ "unmapping random ranges of both kinds",	test_unmap_random_ranges },
 		{ "only shared memory is mapped by blocks",	test_block },
 		{ "missing private memory is reported",		test_no_memory },
 		{ "dirty logging",				test_dirty_log },
