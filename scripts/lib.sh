@@ -66,6 +66,17 @@ progress_end() {
 	fi
 }
 
+# copy_checkout DIR: copy the checkout's files to DIR, committed or not, but no build
+# output. The copy is a git repository, because scripts/assemble asks git for its files.
+copy_checkout() {
+	rm -rf "$1"
+	mkdir -p "$1"
+	git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
+		rsync -a --from0 --files-from=- --ignore-missing-args "$ROOT/" "$1/"
+	git init -q "$1"
+	git -C "$1" add -A
+}
+
 # cross ARCH: print the prefix of the cross tools for ARCH
 cross() {
 	if [ "$1" = arm64 ]; then
