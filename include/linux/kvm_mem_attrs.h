@@ -148,10 +148,16 @@ static inline unsigned long kvm_mem_attrs_get(struct kvm_mem_attrs *ma,
  * has more than one value, no large page is possible and the extent is @gfn
  * alone.
  *
+ * Without the writers' lock, a gfn that a writer is changing counts with either
+ * its old or its new attributes, and the extent may be smaller.  Don't combine
+ * the extent with attributes from another call: a writer may have merged @gfn
+ * with its neighbours between the two.
+ *
  * Context: any context in which rcu_read_lock() is allowed.
+ * Return: the attributes of @gfn.
  */
-void kvm_mem_attrs_extent(struct kvm_mem_attrs *ma, unsigned long gfn,
-			  unsigned long *start, unsigned long *last);
+unsigned long kvm_mem_attrs_extent(struct kvm_mem_attrs *ma, unsigned long gfn,
+				   unsigned long *start, unsigned long *last);
 
 /**
  * kvm_mem_attrs_run() - Find the run that starts at a gfn.
@@ -169,6 +175,21 @@ void kvm_mem_attrs_extent(struct kvm_mem_attrs *ma, unsigned long gfn,
  */
 unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
 				unsigned long last, unsigned long *attrs);
+
+/**
+ * kvm_mem_attrs_skip() - Find the end of a part of the store of limited size.
+ * @ma: the store
+ * @start: first gfn of the part
+ * @last: last gfn that the part may have, inclusive, at least @start
+ * @nr: the number of runs and mixed blocks that the part may have, at least 1
+ *
+ * A change of the part takes time in proportion to @nr, not to its gfns.
+ *
+ * Context: the caller holds the writers' lock.
+ * Return: the last gfn of the part, the end of a block or @last.
+ */
+unsigned long kvm_mem_attrs_skip(struct kvm_mem_attrs *ma, unsigned long start,
+				 unsigned long last, unsigned long nr);
 
 /**
  * kvm_mem_attrs_uniform() - Check that a whole range has certain attributes.

@@ -279,22 +279,30 @@ unsigned long kvm_mem_attrs_lookup(struct kvm_mem_attrs *ma, unsigned long gfn,
 }
 EXPORT_SYMBOL_GPL(kvm_mem_attrs_lookup);
 
-void kvm_mem_attrs_extent(struct kvm_mem_attrs *ma, unsigned long gfn,
-			  unsigned long *start, unsigned long *last)
+unsigned long kvm_mem_attrs_extent(struct kvm_mem_attrs *ma, unsigned long gfn,
+				   unsigned long *start, unsigned long *last)
 {
 	MA_STATE(mas, &ma->mt, gfn, gfn);
+	struct kvm_mem_attrs_leaf *leaf;
+	unsigned long attrs;
 	void *entry;
 
 	rcu_read_lock();
 	entry = mas_walk(&mas);
-	if (entry_to_leaf(entry)) {
+	leaf = entry_to_leaf(entry);
+	if (leaf) {
+		attrs = leaf_get(leaf, gfn);
 		*start = gfn;
 		*last = gfn;
 	} else {
-		*start = mas.index;
-		*last = mas.last;
+		attrs = entry_to_value(entry);
+		/* While a writer changes the entry, its bounds may look moved. */
+		*start = min(mas.index, gfn);
+		*last = max(mas.last, gfn);
 	}
 	rcu_read_unlock();
+
+	return attrs;
 }
 
 unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
@@ -303,7 +311,7 @@ unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
 	MA_STATE(mas, &ma->mt, start, start);
 	struct kvm_mem_attrs_leaf *leaf;
 	unsigned long gfn = start;
-	unsigned long val;
+	unsigned long val, entry_last;
 	void *entry;
 
 	rcu_read_lock();
@@ -324,14 +332,27 @@ unsigned long kvm_mem_attrs_run(struct kvm_mem_attrs *ma, unsigned long start,
 			break;
 		}
 
-		gfn = leaf ? leaf_run(leaf, gfn, val) : mas.last;
-		if (gfn >= last || gfn != mas.last)
+		/* A writer that changes the entry may have moved mas.last. */
+		entry_last = max(mas.last, gfn);
+		gfn = leaf ? leaf_run(leaf, gfn, val) : entry_last;
+		if (gfn >= last || gfn != entry_last)
 			break;
 		gfn++;
 	}
 	rcu_read_unlock();
 
 	return min(gfn, last);
+}
+
+unsigned long kvm_mem_attrs_skip(struct kvm_mem_attrs *ma, unsigned long start,
+				 unsigned long last, unsigned long nr)
+{
+	MA_STATE(mas, &ma->mt, start, start);
+
+	for (mas_walk(&mas); --nr && mas.last < last; mas_next_range(&mas, last))
+		;
+
+	return min(mas.last, last);
 }
 
 bool kvm_mem_attrs_uniform(struct kvm_mem_attrs *ma, unsigned long start,

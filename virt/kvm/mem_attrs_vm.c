@@ -51,11 +51,13 @@
 #include "mem_attrs_vm.h"
 
 /*
- * Limits of a step: the number of ranges and, for each address space, how many
- * gfns that may be mapped and how many memslots are between the first and the
- * last gfn of the step.  Zapping 16384 SPTEs takes less than a scheduler tick.
+ * Limits of a step: the number of ranges, the number of runs and leaves that the
+ * store has between its first and its last gfn, and, for each address space, how
+ * many gfns that may be mapped and how many memslots are there.  A step may be
+ * one block longer.  Zapping 16384 SPTEs takes less than a scheduler tick.
  */
 #define STEP_RANGES	64
+#define STEP_RUNS	4096
 #define STEP_GFNS	16384
 #define STEP_SLOTS	512
 
@@ -169,7 +171,7 @@ static void invalidate_end(struct kvm *kvm)
 	KVM_MMU_UNLOCK(kvm);
 }
 
-/* Nothing before @mapped is mapped, so zapping it takes no time. */
+/* Nothing before @mapped is mapped, so there is nothing to zap. */
 static gfn_t limit_step(struct kvm_memslots *slots, gfn_t start, gfn_t mapped,
 			gfn_t end)
 {
@@ -202,11 +204,14 @@ static gfn_t limit_step(struct kvm_memslots *slots, gfn_t start, gfn_t mapped,
  */
 static gfn_t step_end(struct kvm *kvm, gfn_t start, gfn_t end)
 {
-	gfn_t limit = end, mapped;
+	gfn_t limit, mapped;
 	int as_id;
 
-	if (end - start <= min(STEP_GFNS, STEP_SLOTS))
+	if (end - start <= min3(STEP_GFNS, STEP_SLOTS, STEP_RUNS))
 		return end;
+
+	end = kvm_mem_attrs_skip(&kvm->mem_attrs, start, end - 1, STEP_RUNS) + 1;
+	limit = end;
 
 	/* Don't look at page tables if the range is small. */
 	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)

@@ -17,7 +17,8 @@
 /*
  * The VM has KVM_GET_MEMORY_ATTRIBUTES.  KVM_CHECK_EXTENSION on a VM returns the
  * attributes that the ioctl reports, as KVM_CAP_MEMORY_ATTRIBUTES does.  On
- * /dev/kvm it returns those that a VM of some type can have.
+ * /dev/kvm it returns those that KVM knows, even if this host can't create a VM
+ * that has them.
  */
 #define KVM_CAP_GET_MEMORY_ATTRIBUTES		1000
 
@@ -141,19 +142,20 @@ struct kvm_get_memory_attributes {
  * Gives memory the attributes that it would have after one call of
  * KVM_SET_MEMORY_ATTRIBUTES for each entry, in the order of the array: if
  * entries overlap, the last one wins.  KVM checks all entries first, merges
- * them, and then sets memory in the order of addresses, many ranges with one
- * invalidation and one TLB flush.
+ * them, and then sets memory in the order of addresses.  Ranges that are close
+ * together share one invalidation and, on x86, one TLB flush.
  *
  * A signal can stop the call before all entries are set.  The call then returns
- * EINTR, the entries before @done are set, and the other entries are unset or set
- * in part.  To finish, call again with the entries from @done on.  Each call
- * sets at least some memory.
+ * EINTR, the entries before @done are set, and the other entries may be unset,
+ * set in part, or set.  To finish, call again with the entries from @done on.
+ * Each call sets at least some memory.
  *
  * Errors: EINVAL if @flags, @pad or @reserved isn't 0, or if @nr is out of
  * range; @done is then equal to @nr.  EINVAL if KVM_SET_MEMORY_ATTRIBUTES would
  * refuse an entry; nothing is set, and @done is the index of that entry.  EINTR
  * as above.  ENOMEM if memory runs out; @done is as for EINTR.  EFAULT if an
- * address can't be read or written; nothing is set.  EOPNOTSUPP if the VM has no
+ * address can't be read or written; nothing is set, unless this structure
+ * becomes read-only or goes away during the call.  EOPNOTSUPP if the VM has no
  * attributes; @done is unchanged.
  */
 struct kvm_set_memory_attributes_list {

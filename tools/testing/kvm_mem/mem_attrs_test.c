@@ -120,7 +120,7 @@ static void check_structure(struct world *w)
 
 static void check_extent(struct world *w, unsigned long gfn)
 {
-	unsigned long start, last, i, attrs = oracle(w, gfn);
+	unsigned long start, last, end, i, attrs = oracle(w, gfn);
 	unsigned long b = block_start(gfn);
 	bool mixed = false, said_mixed;
 
@@ -134,7 +134,14 @@ static void check_extent(struct world *w, unsigned long gfn)
 	    said_mixed != mixed)
 		fail("lookup of %lx is wrong (mixed: %d)", gfn, said_mixed);
 
-	kvm_mem_attrs_extent(&w->ma, gfn, &start, &last);
+	if (kvm_mem_attrs_extent(&w->ma, gfn, &start, &last) != attrs)
+		fail("attributes of the extent of %lx are wrong", gfn);
+	end = kvm_mem_attrs_skip(&w->ma, gfn, ULONG_MAX, 1);
+	if (end != (mixed ? block_last(gfn) : last))
+		fail("the run or leaf of %lx ends at %lx", gfn, end);
+	if (kvm_mem_attrs_skip(&w->ma, gfn, ULONG_MAX, 2) !=
+	    (~end ? kvm_mem_attrs_skip(&w->ma, end + 1, ULONG_MAX, 1) : end))
+		fail("two runs or leaves from %lx aren't one and the next", gfn);
 	if (mixed) {
 		if (start != gfn || last != gfn)
 			fail("extent of %lx in a mixed block is %lx-%lx", gfn, start, last);
@@ -527,7 +534,7 @@ static bool block_is(const uint8_t *state, unsigned long gfn, unsigned long attr
 static void *race_reader(void *arg)
 {
 	uint64_t x = 88172645463325252ull + (uintptr_t)arg;
-	unsigned long gfn, seq, start, last, attrs, run, run_last, g;
+	unsigned long gfn, seq, start, last, attrs, run, run_last, extent, e, g;
 	bool was_mixed, is_final, old_or_new;
 
 	rcu_register_thread();
@@ -539,9 +546,15 @@ static void *race_reader(void *arg)
 		if (!(seq & 1))
 			continue;
 		attrs = kvm_mem_attrs_get(&race.w.ma, gfn);
-		kvm_mem_attrs_extent(&race.w.ma, gfn, &start, &last);
+		extent = kvm_mem_attrs_extent(&race.w.ma, gfn, &start, &last);
 		run_last = kvm_mem_attrs_run(&race.w.ma, gfn, ARENA - 1, &run);
-		/* In a run, only pages that are changing may have other attributes. */
+		/*
+		 * In an extent and in a run, only pages that are changing may have
+		 * other attributes.
+		 */
+		for (e = start; e <= min(last, ARENA - 1); e++)
+			if (race.before[e] == race.after[e] && race.before[e] != extent)
+				break;
 		for (g = gfn; g <= run_last; g++)
 			if (race.before[g] == race.after[g] && race.before[g] != run)
 				break;
@@ -553,6 +566,9 @@ static void *race_reader(void *arg)
 			continue;
 		if (!old_or_new)
 			fail("gfn %lx has neither the old nor the new attributes", gfn);
+		if (e <= min(last, ARENA - 1))
+			fail("gfn %lx doesn't change, and doesn't belong in the extent %lx-%lx",
+			     e, start, last);
 		if (g <= run_last)
 			fail("gfn %lx doesn't change, and doesn't belong in the run %lx-%lx",
 			     g, gfn, run_last);

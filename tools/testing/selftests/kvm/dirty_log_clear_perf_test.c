@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Measure what clearing the dirty log costs the caller, and a vCPU that writes
- * meanwhile.
+ * Measure what clearing the dirty log, and starting and stopping it, costs the
+ * caller, a vCPU that writes meanwhile, and a thread that unmaps other memory.
  *
  * The test prints one figure per line: name, value, unit.  It requires no ioctl that
  * an unpatched kernel lacks, so that two kernels can be compared.
@@ -25,9 +25,13 @@
 #include "ucall_common.h"
 
 #define SLOT		10
+#define OTHER_SLOT	11
 #define BASE		((uint64_t)SZ_4G)
+#define OTHER_BASE	(BASE + 64 * (uint64_t)SZ_1G)
 #define MAX_SAMPLES	16384
 #define AHEAD		512	/* pages */
+#define MANUAL		KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
+#define MANUAL_INIT	(MANUAL | KVM_DIRTY_LOG_INITIALLY_SET)
 
 static uint64_t psz;
 static int seconds = 3;
@@ -39,7 +43,7 @@ static struct {
 	uint64_t nr_writes;	/* in a sweep */
 	bool random;		/* write to random pages, instead of in order */
 	bool timed;		/* write until told to stop, and measure the time */
-	bool stop, clearing;
+	bool stop, sampling;
 	uint64_t page;		/* the next page to write to */
 	uint64_t writes;
 	uint64_t nr_samples;
@@ -69,16 +73,16 @@ static uint64_t any_page(uint64_t i)
 	return (i * 0x9e3779b97f4a7c15 >> 16) % shared.pages;
 }
 
-/* Sweep until told to stop; sample the writes that meet a clear. */
+/* Sweep until told to stop; measure the writes that begin while told to sample. */
 static void guest_timed(void)
 {
-	uint64_t begin, clearing;
+	uint64_t begin, sampling;
 
 	while (!READ_ONCE(shared.stop)) {
-		clearing = READ_ONCE(shared.clearing);
+		sampling = READ_ONCE(shared.sampling);
 		begin = counter();
 		guest_write(shared.page, begin);
-		if (clearing && shared.nr_samples < MAX_SAMPLES)
+		if (sampling && shared.nr_samples < MAX_SAMPLES)
 			samples[shared.nr_samples++] = counter() - begin;
 		WRITE_ONCE(shared.page, (shared.page + 1) % shared.pages);
 		shared.writes++;
@@ -118,13 +122,15 @@ static void run_on_cpu(int cpu)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
-/* Create a VM with a slot of @size; all its pages are mapped and writable. */
-static void create_vmm(struct vmm *v, uint64_t size)
+/*
+ * Create a VM with a slot of @size; all its pages are mapped and writable.  @manual
+ * has the flags of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.
+ */
+static void create_vmm(struct vmm *v, uint64_t size, uint64_t manual)
 {
 	v->vm = __vm_create(VM_SHAPE(VM_MODE_DEFAULT), 1, size / psz);
 	v->vcpu = vm_vcpu_add(v->vm, 0, guest_code);
-	vm_enable_cap(v->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	vm_enable_cap(v->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual);
 	vm_userspace_mem_region_add(v->vm, VM_MEM_SRC_ANONYMOUS, BASE, SLOT,
 				    size / v->vm->page_size, 0);
 	virt_map(v->vm, BASE, BASE, size / v->vm->page_size);
@@ -145,11 +151,19 @@ static void free_vmm(struct vmm *v)
 	free(v->mask);
 }
 
+static uint64_t set_logging(struct vmm *v, bool on)
+{
+	uint64_t begin = now_ns();
+
+	vm_mem_region_set_flags(v->vm, SLOT, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+	return now_ns() - begin;
+}
+
 /* Restart logging, so that every page is dirty. */
 static void restart_log(struct vmm *v)
 {
-	vm_mem_region_set_flags(v->vm, SLOT, 0);
-	vm_mem_region_set_flags(v->vm, SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+	set_logging(v, false);
+	set_logging(v, true);
 }
 
 static uint64_t clear_mask(struct vmm *v)
@@ -187,7 +201,7 @@ static void bench_clear(uint64_t size)
 	struct vmm v;
 	int i;
 
-	create_vmm(&v, size);
+	create_vmm(&v, size, MANUAL_INIT);
 	for (i = 0; i < ARRAY_SIZE(patterns); i++) {
 		restart_log(&v);
 		sweep_faults(v.vcpu);
@@ -198,6 +212,20 @@ static void bench_clear(uint64_t size)
 		figure(cost / cleared, "ns", "clear_%s", patterns[i].name);
 		figure(faults * 100 / cleared, "percent", "faults_%s", patterns[i].name);
 	}
+	free_vmm(&v);
+}
+
+/* Start and stop logging while no vCPU runs; all pages are mapped and writable. */
+static void bench_start(uint64_t size, uint64_t manual)
+{
+	const char *suffix = manual & KVM_DIRTY_LOG_INITIALLY_SET ? "_set" : "";
+	struct vmm v;
+
+	create_vmm(&v, size, manual);
+	figure(set_logging(&v, true), "ns", "start%s", suffix);
+	clear(&v, ~0ul);
+	sweep_faults(v.vcpu);
+	figure(set_logging(&v, false), "ns", "stop%s", suffix);
 	free_vmm(&v);
 }
 
@@ -226,7 +254,7 @@ static void bench_round(uint64_t size, int w, bool hw)
 	uint64_t i, write, get, clear_ns, dirty = 0;
 	struct vmm v;
 
-	create_vmm(&v, size);
+	create_vmm(&v, size, MANUAL_INIT);
 	if (hw)
 		vm_enable_cap(v.vm, KVM_CAP_ARM_HW_DIRTY, 1);
 	restart_log(&v);
@@ -265,7 +293,7 @@ static void bench_rounds(uint64_t size)
 	}
 }
 
-/* ---- Clearing while a vCPU writes ----------------------------------------- */
+/* ---- A vCPU writes meanwhile ---------------------------------------------- */
 
 static void *vcpu_thread(void *arg)
 {
@@ -289,7 +317,7 @@ static void print_stalls(struct vmm *v, const char *what, int mib)
 	int i;
 
 	sync_global_from_guest(v->vm, samples);
-	TEST_ASSERT(shared.nr_samples, "No write met a clear");
+	TEST_ASSERT(shared.nr_samples, "No write was measured");
 	for (i = 0; i < shared.nr_samples; i++)
 		ns[i] = samples[i] * 1000000ull / khz;
 
@@ -310,54 +338,118 @@ static void drop_ahead(struct vmm *v, uint64_t page)
 	madvise(addr_gpa2hva(v->vm, BASE + first * psz), AHEAD * psz, MADV_DONTNEED);
 }
 
-/* Wait for the current sample to end, so that it contains nothing but the clear. */
+/* Wait for the current sample to end, so that it contains nothing else. */
 static void end_sampling(typeof(shared) *guest)
 {
 	uint64_t before;
 
-	WRITE_ONCE(guest->clearing, false);
+	WRITE_ONCE(guest->sampling, false);
 	for (before = READ_ONCE(guest->writes); READ_ONCE(guest->writes) < before + 2;)
 		sched_yield();
 }
 
-/* Clear while the vCPU writes; without @clears, do everything except the clears. */
-static void bench_beside(int mib, bool clears)
+static bool stop_unmapping;
+static int64_t longest_unmap;
+
+/* Unmap a page of another memslot from time to time, on the CPU of the vCPU. */
+static void *unmap_thread(void *arg)
 {
-	uint64_t end;
-	struct vmm v;
-	pthread_t thread;
+	char *page = arg;
+	int64_t begin;
+
+	run_on_cpu(1);
+	longest_unmap = 0;
+	while (!READ_ONCE(stop_unmapping)) {
+		WRITE_ONCE(*page, 1);
+		begin = now_ns();
+		madvise(page, psz, MADV_DONTNEED);
+		longest_unmap = max(longest_unmap, now_ns() - begin);
+		usleep(200);
+	}
+	return NULL;
+}
+
+/* What happens while a vCPU writes */
+enum what { QUIET, CLEAR, CLEAR_AND_UNMAP, STOP, START };
+
+static const char * const whats[] = {
+	[QUIET] = "quiet",
+	[CLEAR] = "stall",
+	[CLEAR_AND_UNMAP] = "unmap",
+	[STOP] = "stop",
+	[START] = "start",
+};
+
+static void one_round(struct vmm *v, enum what what, typeof(shared) *guest)
+{
+	set_logging(v, false);
+	if (what != START)
+		set_logging(v, true);
+	drop_ahead(v, READ_ONCE(guest->page));
+	WRITE_ONCE(guest->sampling, true);
+
+	switch (what) {
+	case QUIET:
+		usleep(10000);
+		break;
+	case CLEAR:
+	case CLEAR_AND_UNMAP:
+		clear(v, ~0ul);
+		break;
+	default:
+		set_logging(v, what == START);
+	}
+	end_sampling(guest);
+}
+
+static void bench_beside(struct vmm *v, int mib, enum what what)
+{
+	pthread_t thread, unmapper;
 	typeof(shared) *guest;
 	int rounds = 0;
+	uint64_t end;
 
-	create_vmm(&v, (uint64_t)mib * SZ_1M);
-	shared.timed = true;
-	sync_global_to_guest(v.vm, shared);
-	guest = addr_gva2hva(v.vm, (vm_vaddr_t)&shared);
+	shared.stop = false;
+	shared.writes = 0;
+	shared.nr_samples = 0;
+	sync_global_to_guest(v->vm, shared);
+	guest = addr_gva2hva(v->vm, (vm_vaddr_t)&shared);
 
-	run_on_cpu(0);
-	restart_log(&v);
-	clear(&v, ~0ul);
-	pthread_create(&thread, NULL, vcpu_thread, v.vcpu);
+	restart_log(v);
+	clear(v, ~0ul);
+	pthread_create(&thread, NULL, vcpu_thread, v->vcpu);
+	stop_unmapping = what != CLEAR_AND_UNMAP;
+	pthread_create(&unmapper, NULL, unmap_thread, addr_gpa2hva(v->vm, OTHER_BASE));
 
-	for (end = now_ns() + seconds * NSEC_PER_SEC; now_ns() < end; rounds++) {
-		restart_log(&v);
-		drop_ahead(&v, READ_ONCE(guest->page));
-		WRITE_ONCE(guest->clearing, true);
-		if (clears)
-			clear(&v, ~0ul);
-		else
-			usleep(10000);
-		end_sampling(guest);
-	}
+	for (end = now_ns() + seconds * NSEC_PER_SEC; now_ns() < end; rounds++)
+		one_round(v, what, guest);
 	WRITE_ONCE(guest->stop, true);
+	WRITE_ONCE(stop_unmapping, true);
 	pthread_join(thread, NULL);
-	sync_global_from_guest(v.vm, shared);
+	pthread_join(unmapper, NULL);
+	sync_global_from_guest(v->vm, shared);
 
-	print_stalls(&v, clears ? "stall" : "quiet", mib);
-	if (clears) {
+	print_stalls(v, whats[what], mib);
+	if (what == CLEAR) {
 		figure(shared.writes / seconds, "a_second", "writes_%dm", mib);
 		figure(rounds / seconds, "a_second", "clears_%dm", mib);
 	}
+	if (what == CLEAR_AND_UNMAP)
+		figure(longest_unmap, "ns", "unmap_call_%dm", mib);
+}
+
+static void bench_stalls(int mib, uint64_t manual, enum what first, enum what last)
+{
+	enum what what;
+	struct vmm v;
+
+	create_vmm(&v, (uint64_t)mib * SZ_1M, manual);
+	vm_userspace_mem_region_add(v.vm, VM_MEM_SRC_ANONYMOUS, OTHER_BASE, OTHER_SLOT,
+				    psz / v.vm->page_size, 0);
+	shared.timed = true;
+	run_on_cpu(0);
+	for (what = first; what <= last; what++)
+		bench_beside(&v, mib, what);
 	free_vmm(&v);
 }
 
@@ -376,8 +468,8 @@ int main(int argc, char *argv[])
 		default:
 			printf("usage: %s [-c MIB] [-t SECONDS] [MIB]...\n"
 			       "  -c   MiB to clear when measuring the cost (%d)\n"
-			       "  -t   seconds for each MIB (%d)\n"
-			       "  MIB  MiB to clear while a vCPU writes to them\n",
+			       "  -t   seconds for each MIB and each figure (%d)\n"
+			       "  MIB  size of the memslot that a vCPU writes to meanwhile\n",
 			       argv[0], cost_mib, seconds);
 			exit(opt != 'h');
 		}
@@ -385,11 +477,13 @@ int main(int argc, char *argv[])
 
 	psz = getpagesize();
 	bench_clear((uint64_t)cost_mib * SZ_1M);
+	bench_start((uint64_t)cost_mib * SZ_1M, MANUAL);
+	bench_start((uint64_t)cost_mib * SZ_1M, MANUAL_INIT);
 	bench_rounds((uint64_t)cost_mib * SZ_1M);
 	for (; optind < argc; optind++) {
 		mib = atoi_positive("MIB", argv[optind]);
-		bench_beside(mib, false);
-		bench_beside(mib, true);
+		bench_stalls(mib, MANUAL_INIT, QUIET, STOP);
+		bench_stalls(mib, MANUAL, START, START);
 	}
 	return 0;
 }

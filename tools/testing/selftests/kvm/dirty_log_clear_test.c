@@ -30,6 +30,7 @@
 #include "figures.h"
 #include "kselftest.h"
 #include "kvm_util.h"
+#include "private_mem.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -798,10 +799,110 @@ static void test_uncollected(void)
 	ksft_test_result(!wrong, "unreported pages stay dirty\n");
 }
 
-#define NR_UNCOLLECTED	1
+/* ---- A migration that is given up ----------------------------------------- */
+
+static const struct mode given_up_modes[] = {
+	{ "faults", HOW_CLEAR, true, .split = true,
+	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 2 },
+	{ "hardware", HOW_CLEAR, true, .split = true, .hw = true,
+	  .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 2 },
+};
+
+static int nr_blocks(struct vmm *v)
+{
+	int pmds, puds;
+
+	vm_get_large_pages(v->vm, &pmds, &puds);
+	return pmds;
+}
+
+/*
+ * Logging splits blocks.  After it has stopped, writes to pages that were clean make
+ * blocks again.
+ */
+static void test_given_up(const struct mode *m)
+{
+	int before, meanwhile, after;
+	struct vmm v;
+
+	if (skipped(m, "a migration is given up: %s", m->name))
+		return;
+
+	create_vmm(&v, m, 1, guest_write_only);
+	write_pattern(&v, ~0ull);
+	before = nr_blocks(&v);
+
+	set_logging(&v, true);
+	round_clear(&v, true);
+	write_pattern(&v, 0x5555555555555555);
+	meanwhile = nr_blocks(&v);
+
+	set_logging(&v, false);
+	write_pattern(&v, ~0ull);
+	after = nr_blocks(&v);
+	free_vmm(&v);
+
+	if (before < m->units || meanwhile > before - m->units || after != before)
+		ksft_print_msg("%d blocks before, %d while logging, %d after\n",
+			       before, meanwhile, after);
+	ksft_test_result(before >= m->units && meanwhile <= before - m->units &&
+			 after == before, "a migration is given up: %s\n", m->name);
+}
+
+/* ---- Executing from a block that was only read ----------------------------- */
+
+static void guest_read_only(uint64_t id)
+{
+	for (;;)
+		GUEST_SYNC(READ_ONCE(*(uint64_t *)BASE));
+}
+
+/*
+ * The fault that makes a page of a block executable replaces the block by a table if
+ * the memslot is logging.  It is the first fault of its vCPU, so there is no memory
+ * left over from another one: the code is a single store, to MMIO.  Without memory
+ * for the table, KVM warns.
+ */
+static void test_exec_block(void)
+{
+	static const struct mode m = {
+		.how = HOW_GET, .memory = VM_MEM_SRC_ANONYMOUS_HUGETLB, .units = 1,
+	};
+	struct kvm_run *run;
+	struct vmm v;
+	bool ok;
+
+	create_vmm(&v, &m, 2, guest_read_only);
+	virt_map(v.vm, OTHER_BASE, OTHER_BASE, 1);
+	*(uint32_t *)v.memory = 0xf900001f;	/* str xzr, [x0] */
+	vcpu_run(v.vcpus[0]);
+	set_logging(&v, true);
+
+	run = v.vcpus[1]->run;
+	vcpu_set_reg(v.vcpus[1], ARM64_CORE_REG(regs.pc), BASE);
+	vcpu_set_reg(v.vcpus[1], ARM64_CORE_REG(regs.regs[0]), OTHER_BASE);
+	vcpu_run(v.vcpus[1]);
+	ok = run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write &&
+	     run->mmio.phys_addr == OTHER_BASE;
+	free_vmm(&v);
+
+	ksft_test_result(ok, "execute from a block that was only read\n");
+}
+
+static void test_hw_and_blocks(void)
+{
+	int i;
+
+	test_exec_block();
+	test_uncollected();
+	for (i = 0; i < ARRAY_SIZE(given_up_modes); i++)
+		test_given_up(&given_up_modes[i]);
+}
+
+#define NR_HW_AND_BLOCKS	(2 + ARRAY_SIZE(given_up_modes))
 #else
-#define NR_UNCOLLECTED	0
-static void test_uncollected(void) { }
+#define NR_HW_AND_BLOCKS	0
+static void test_hw_and_blocks(void) { }
 #endif
 
 /* ---- A slot that logs from the beginning ---------------------------------- */
@@ -1134,7 +1235,7 @@ int main(int argc, char *argv[])
 	ksft_print_header();
 	ksft_set_plan(ARRAY_SIZE(inputs) + 2 + NR_HW_INPUTS +
 		      ARRAY_SIZE(exact_modes) * ARRAY_SIZE(patterns) +
-		      NR_UNCOLLECTED + ARRAY_SIZE(created_modes) + ARRAY_SIZE(unseen_modes) +
+		      NR_HW_AND_BLOCKS + ARRAY_SIZE(created_modes) + ARRAY_SIZE(unseen_modes) +
 		      ARRAY_SIZE(race_modes));
 
 	for (i = 0; i < ARRAY_SIZE(inputs); i++)
@@ -1146,7 +1247,7 @@ int main(int argc, char *argv[])
 	for (i = 0; i < ARRAY_SIZE(exact_modes); i++)
 		for (p = 0; p < ARRAY_SIZE(patterns); p++)
 			test_exact(&exact_modes[i], p);
-	test_uncollected();
+	test_hw_and_blocks();
 	for (i = 0; i < ARRAY_SIZE(created_modes); i++)
 		test_created(&created_modes[i]);
 	for (i = 0; i < ARRAY_SIZE(unseen_modes); i++)

@@ -649,25 +649,67 @@ static void test_generation(void)
 	kvm_vm_free(vm);
 }
 
+/* Converts memory at a page fault, then resolves the fault. */
 struct uffd_handler {
 	struct kvm_vm *vm;
+	pthread_t thread;
 	int uffd;
+	uint64_t attrs[2];	/* given to the page at BASE, one after the other */
+	int nr;
+	uint64_t value;		/* the first word of the page */
 };
 
-/* Convert memory before the fault is resolved. */
 static void *convert_at_fault(void *arg)
 {
 	struct uffd_handler *h = arg;
+	size_t size = getpagesize();
+	struct uffdio_copy copy = { .len = size };
 	struct uffd_msg msg;
-	struct uffdio_zeropage zero = {};
+	uint64_t *page;
+	int i;
 
 	TEST_ASSERT(read(h->uffd, &msg, sizeof(msg)) == sizeof(msg) &&
 		    msg.event == UFFD_EVENT_PAGEFAULT, "No fault, errno %d", errno);
-	vm_mem_set_private(h->vm, BASE, PAGE_SIZE);
-	zero.range.start = msg.arg.pagefault.address & ~(PAGE_SIZE - 1);
-	zero.range.len = getpagesize();
-	TEST_ASSERT(!ioctl(h->uffd, UFFDIO_ZEROPAGE, &zero), "errno %d", errno);
+	for (i = 0; i < h->nr; i++)
+		TEST_ASSERT(!set_attrs(h->vm, BASE, PAGE_SIZE, h->attrs[i]),
+			    "KVM_SET_MEMORY_ATTRIBUTES, errno %d", errno);
+
+	page = calloc(1, size);
+	*page = h->value;
+	copy.dst = msg.arg.pagefault.address & ~(size - 1);
+	copy.src = (uintptr_t)page;
+	TEST_ASSERT(!ioctl(h->uffd, UFFDIO_COPY, &copy), "errno %d", errno);
+	free(page);
 	return NULL;
+}
+
+/* Return a page that is not there yet. */
+static void *start_handler(struct uffd_handler *h)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range.len = getpagesize(),
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	void *page;
+
+	page = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(page != MAP_FAILED, "mmap");
+	h->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	TEST_ASSERT(h->uffd >= 0, "userfaultfd, errno %d", errno);
+	TEST_ASSERT(!ioctl(h->uffd, UFFDIO_API, &api), "UFFDIO_API, errno %d", errno);
+	reg.range.start = (uintptr_t)page;
+	TEST_ASSERT(!ioctl(h->uffd, UFFDIO_REGISTER, &reg), "Register, errno %d", errno);
+	pthread_create(&h->thread, NULL, convert_at_fault, h);
+	return page;
+}
+
+static void stop_handler(struct uffd_handler *h, void *page)
+{
+	pthread_join(h->thread, NULL);
+	close(h->uffd);
+	munmap(page, getpagesize());
 }
 
 /*
@@ -676,38 +718,69 @@ static void *convert_at_fault(void *arg)
  */
 static void test_array_in_userfaultfd(void)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffd_handler h = { .attrs = { PRIVATE }, .nr = 1 };
 	struct kvm_get_memory_attributes get = GET();
 	struct kvm_memory_attributes *array;
-	struct uffd_handler h;
 	struct kvm_vcpu *vcpu;
-	pthread_t thread;
-
-	array = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(array != MAP_FAILED, "mmap");
-	h.uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	TEST_ASSERT(h.uffd >= 0, "userfaultfd, errno %d", errno);
-	TEST_ASSERT(!ioctl(h.uffd, UFFDIO_API, &api), "UFFDIO_API, errno %d", errno);
-	reg.range.start = (uintptr_t)array;
-	reg.range.len = getpagesize();
-	TEST_ASSERT(!ioctl(h.uffd, UFFDIO_REGISTER, &reg), "Register, errno %d", errno);
 
 	h.vm = create_vm(&vcpu, guest_read);
-	pthread_create(&thread, NULL, convert_at_fault, &h);
+	array = start_handler(&h);
 	get.ranges = (uintptr_t)array;
 	vm_ioctl(h.vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
-	pthread_join(thread, NULL);
 
 	/* The call reports the attributes from before the fault. */
 	TEST_ASSERT(get.nr == 1 && array[0].address == BASE && array[0].size == BLOCK &&
 		    array[0].attributes == SHARED, "%u entries, the first 0x%llx + 0x%llx",
 		    get.nr, array[0].address, array[0].size);
 	TEST_ASSERT(get_generation(h.vm) != get.generation, "The handler converted nothing");
+	stop_handler(&h, array);
 	kvm_vm_free(h.vm);
-	close(h.uffd);
-	munmap(array, getpagesize());
+}
+
+/* ---- Conversions while a fault waits for its page ----------------------- */
+
+static void guest_report(void)
+{
+	for (;;)
+		GUEST_SYNC(READ_ONCE(*(uint64_t *)BASE));
+}
+
+/* Return what the guest reads if the handler makes these conversions. */
+static uint64_t read_during(int nr, uint64_t first, uint64_t second)
+{
+	struct uffd_handler h = {
+		.attrs = { first, second }, .nr = nr, .value = 0x5a5a5a5a,
+	};
+	struct kvm_vcpu *vcpu;
+	uint64_t *page, value;
+	struct ucall uc;
+	int gmem;
+
+	h.vm = create_vm(&vcpu, guest_report);
+	virt_map(h.vm, BASE, BASE, 1);
+	gmem = vm_create_guest_memfd(h.vm, getpagesize(), 0);
+	page = start_handler(&h);
+	add_slot(h.vm, SLOT, BASE, getpagesize(), page, gmem);
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+	value = uc.args[1];
+	stop_handler(&h, page);
+	close(gmem);
+	kvm_vm_free(h.vm);
+	return value;
+}
+
+/*
+ * A vCPU faults on a shared page, and userfaultfd withholds the page.  KVM must not
+ * map the page after all if its memory was made private meanwhile.  The private
+ * page is empty.
+ */
+static void test_overtaken_fault(void)
+{
+	TEST_ASSERT_EQ(read_during(0, 0, 0), 0x5a5a5a5a);
+	TEST_ASSERT_EQ(read_during(1, PRIVATE, 0), 0);
+	TEST_ASSERT_EQ(read_during(2, PRIVATE, SHARED), 0x5a5a5a5a);
 }
 
 /* ---- Level of mappings -------------------------------------------------- */
@@ -1279,6 +1352,7 @@ int main(void)
 		{ "copy attributes to another VM",		test_copy_to_another_vm },
 		{ "the generation changes with the attributes", test_generation },
 		{ "a fault on the array of GET blocks nobody",	test_array_in_userfaultfd },
+		{ "conversions while a fault waits for its page", test_overtaken_fault },
 		{ "split and reunite large pages",		test_split_and_reunite },
 		{ "move and delete a slot",			test_move_and_delete },
 		{ "a fault races with a conversion nearby",	test_race_for_large_page },
