@@ -60,7 +60,12 @@ def stalls():
         Figure(f'stall_p99_{mib}m', f'a write while {mib} MiB are cleared, p99', 'ns'),
         Figure(f'stall_max_{mib}m', '  the longest', 'ns'),
         Figure(f'quiet_max_{mib}m', '  the longest with nothing cleared', 'ns'),
-        Figure(f'writes_{mib}m', '  writes of the guest', 'a_second'))]
+        Figure(f'writes_{mib}m', '  writes of the guest', 'a_second'),
+        Figure(f'unmap_p99_{mib}m', '  the same, while a thread unmaps a page, p99', 'ns'),
+        Figure(f'unmap_max_{mib}m', '  the longest', 'ns'),
+        Figure(f'unmap_call_{mib}m', "  the thread's longest madvise()", 'ns'),
+        Figure(f'start_max_{mib}m', '  the longest write while logging starts', 'ns'),
+        Figure(f'stop_max_{mib}m', '  the longest write while logging stops', 'ns'))]
 
 
 def clears():
@@ -68,7 +73,10 @@ def clears():
         Figure('clear_all', 'clear all pages, per page', 'instructions', ('ratio', 1)),
         Figure('clear_half', 'clear every other page, per page', 'instructions', ('ratio', 1)),
         Figure('clear_sparse', 'clear one page in 64, per page', 'instructions', ('ratio', 1)),
-        Figure('faults_half', 'faults, every other page cleared', 'percent', ('most', 101))]
+        Figure('faults_half', 'faults, every other page cleared', 'percent', ('most', 101)),
+        Figure('start', 'start logging 64 MiB', 'instructions'),
+        Figure('start_set', '  with KVM_DIRTY_LOG_INITIALLY_SET', 'instructions'),
+        Figure('stop', 'stop logging 64 MiB', 'instructions')]
 
 
 def rounds():

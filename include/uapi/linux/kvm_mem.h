@@ -73,6 +73,16 @@
  */
 #define KVM_CAP_ARM_HW_DIRTY			1003
 
+/*
+ * KVM_CHECK_EXTENSION returns 1 if vCPUs handle faults while KVM_CLEAR_DIRTY_LOG,
+ * KVM_GET_DIRTY_LOG or KVM_RESET_DIRTY_RINGS runs, and if these calls protect only
+ * the pages that they clear.  A VMM can then clear as much memory in one call as it
+ * copies soon afterwards, and gains by leaving other pages out of the mask.
+ * Otherwise it returns 0, and calls should be small.
+ * Documentation/virt/kvm/dirty-log.rst lists the exceptions.
+ */
+#define KVM_CAP_DIRTY_LOG_EXACT			1004
+
 /**
  * struct kvm_get_memory_attributes - argument of KVM_GET_MEMORY_ATTRIBUTES
  * @address: guest-physical address to begin at, in bytes, a multiple of the

@@ -799,6 +799,39 @@ static void test_uncollected(void)
 	ksft_test_result(!wrong, "unreported pages stay dirty\n");
 }
 
+/*
+ * Hardware makes some pages dirty, and the host unmaps them all, without a change of
+ * their contents.  The next log has the dirty pages.
+ */
+static void test_unmapped(void)
+{
+	static const struct mode m = {
+		.how = HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16,
+	};
+	const uint64_t asked = 0x5555555555555555;
+	uint64_t i, wrong = 0;
+	struct vmm v;
+
+	if (skipped(&m, "unmapped pages stay dirty"))
+		return;
+
+	create_vmm(&v, &m, 1, guest_write_only);
+	set_logging(&v, true);
+	write_pattern(&v, ~0ull);
+	round_clear(&v, true);
+
+	write_pattern(&v, asked);
+	TEST_ASSERT(!mprotect(v.memory, v.pages * psz, PROT_READ) &&
+		    !mprotect(v.memory, v.pages * psz, PROT_READ | PROT_WRITE),
+		    "mprotect, errno %d", errno);
+	kvm_vm_get_dirty_log(v.vm, SLOT, v.log);
+	for (i = 0; i < v.pages / BITS_PER_LONG; i++)
+		wrong += v.log[i] != asked;
+	free_vmm(&v);
+
+	ksft_test_result(!wrong, "unmapped pages stay dirty\n");
+}
+
 /* ---- A migration that is given up ----------------------------------------- */
 
 static const struct mode given_up_modes[] = {
@@ -895,11 +928,12 @@ static void test_hw_and_blocks(void)
 
 	test_exec_block();
 	test_uncollected();
+	test_unmapped();
 	for (i = 0; i < ARRAY_SIZE(given_up_modes); i++)
 		test_given_up(&given_up_modes[i]);
 }
 
-#define NR_HW_AND_BLOCKS	(2 + ARRAY_SIZE(given_up_modes))
+#define NR_HW_AND_BLOCKS	(3 + ARRAY_SIZE(given_up_modes))
 #else
 #define NR_HW_AND_BLOCKS	0
 static void test_hw_and_blocks(void) { }
@@ -1105,6 +1139,22 @@ static void test_hw_input(int i)
 static void test_hw_input(int i) { }
 #endif
 
+/* x86 clears exactly in the TDP MMU only. */
+static void test_capability(void)
+{
+#ifdef __x86_64__
+	int wanted = kvm_is_tdp_enabled();
+#else
+	int wanted = 1;
+#endif
+	struct kvm_vm *vm = vm_create_barebones();
+
+	ksft_test_result(kvm_check_cap(KVM_CAP_DIRTY_LOG_EXACT) == wanted &&
+			 vm_check_cap(vm, KVM_CAP_DIRTY_LOG_EXACT) == wanted,
+			 "KVM_CAP_DIRTY_LOG_EXACT is %d\n", wanted);
+	kvm_vm_free(vm);
+}
+
 /* A dirty ring has no bitmap to clear. */
 static void test_input_ring(void)
 {
@@ -1233,7 +1283,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
 	psz = getpagesize();
 	ksft_print_header();
-	ksft_set_plan(ARRAY_SIZE(inputs) + 2 + NR_HW_INPUTS +
+	ksft_set_plan(ARRAY_SIZE(inputs) + 3 + NR_HW_INPUTS +
 		      ARRAY_SIZE(exact_modes) * ARRAY_SIZE(patterns) +
 		      NR_HW_AND_BLOCKS + ARRAY_SIZE(created_modes) + ARRAY_SIZE(unseen_modes) +
 		      ARRAY_SIZE(race_modes));
@@ -1241,6 +1291,7 @@ int main(int argc, char *argv[])
 	for (i = 0; i < ARRAY_SIZE(inputs); i++)
 		test_input(i);
 	test_input_ring();
+	test_capability();
 	test_deleted();
 	for (i = 0; i < NR_HW_INPUTS; i++)
 		test_hw_input(i);
