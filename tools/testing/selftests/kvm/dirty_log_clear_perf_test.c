@@ -370,7 +370,7 @@ static void *unmap_thread(void *arg)
 }
 
 /* What happens while a vCPU writes */
-enum what { QUIET, CLEAR, CLEAR_AND_UNMAP, STOP, START };
+enum meanwhile { QUIET, CLEAR, CLEAR_AND_UNMAP, STOP, START };
 
 static const char * const whats[] = {
 	[QUIET] = "quiet",
@@ -380,7 +380,7 @@ static const char * const whats[] = {
 	[START] = "start",
 };
 
-static void one_round(struct vmm *v, enum what what, typeof(shared) *guest)
+static void one_round(struct vmm *v, enum meanwhile what, typeof(shared) *guest)
 {
 	set_logging(v, false);
 	if (what != START)
@@ -402,7 +402,7 @@ static void one_round(struct vmm *v, enum what what, typeof(shared) *guest)
 	end_sampling(guest);
 }
 
-static void bench_beside(struct vmm *v, int mib, enum what what)
+static void bench_beside(struct vmm *v, int mib, enum meanwhile what)
 {
 	pthread_t thread, unmapper;
 	typeof(shared) *guest;
@@ -438,9 +438,9 @@ static void bench_beside(struct vmm *v, int mib, enum what what)
 		figure(longest_unmap, "ns", "unmap_call_%dm", mib);
 }
 
-static void bench_stalls(int mib, uint64_t manual, enum what first, enum what last)
+static void bench_stalls(int mib, uint64_t manual, enum meanwhile first, enum meanwhile last)
 {
-	enum what what;
+	enum meanwhile what;
 	struct vmm v;
 
 	create_vmm(&v, (uint64_t)mib * SZ_1M, manual);
