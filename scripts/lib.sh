@@ -98,6 +98,13 @@ kbuild() {
 		-j"$(nproc)" --output-sync=target "$@"
 }
 
+# lab_options ARCH [VARIANT]: print the kernel options of a kernel of the lab, to append
+# to a configuration
+lab_options() {
+	local configs=$ROOT/lab/kernels/configs
+	cat "$configs/common" "$configs/$1" ${2:+"$configs/$2"}
+}
+
 # splats LOG: print the lines of a kernel log that are splats by lab/splat-policy,
 # and fail if there are none. A log that cannot be scanned counts as a splat.
 splats() {
