@@ -171,7 +171,7 @@ static void invalidate_end(struct kvm *kvm)
 	KVM_MMU_UNLOCK(kvm);
 }
 
-/* Nothing before @mapped is mapped, so there is nothing to zap. */
+/* Nothing before @mapped was mapped a moment ago, so there is little to zap. */
 static gfn_t limit_step(struct kvm_memslots *slots, gfn_t start, gfn_t mapped,
 			gfn_t end)
 {

@@ -761,6 +761,30 @@ static void write_pattern(struct vmm *v, uint64_t pattern)
 	sweep_faults(v->vcpus[0]);
 }
 
+static const struct mode hw_mode = {
+	.how = HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16,
+};
+
+/* Create a VM whose pages are all mapped, clean and left to hardware. */
+static void create_clean(struct vmm *v)
+{
+	create_vmm(v, &hw_mode, 1, guest_write_only);
+	set_logging(v, true);
+	write_pattern(v, ~0ull);
+	round_clear(v, true);
+}
+
+/* Read the log.  Return true if it has exactly the pages of the pattern. */
+static bool log_is(struct vmm *v, uint64_t pattern)
+{
+	uint64_t i, wrong = 0;
+
+	kvm_vm_get_dirty_log(v->vm, SLOT, v->log);
+	for (i = 0; i < v->pages / BITS_PER_LONG; i++)
+		wrong += v->log[i] != pattern;
+	return !wrong;
+}
+
 /*
  * Write to some pages, read the log, write to the pages between them, and clear
  * everything.  The clear affects only the pages in the log; the next log has the
@@ -768,35 +792,23 @@ static void write_pattern(struct vmm *v, uint64_t pattern)
  */
 static void test_uncollected(void)
 {
-	static const struct mode m = {
-		.how = HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16,
-	};
 	const uint64_t asked = 0x5555555555555555;
-	uint64_t i, wrong = 0;
 	struct vmm v;
+	bool ok;
 
-	if (skipped(&m, "unreported pages stay dirty"))
+	if (skipped(&hw_mode, "unreported pages stay dirty"))
 		return;
 
-	create_vmm(&v, &m, 1, guest_write_only);
-	set_logging(&v, true);
-	write_pattern(&v, ~0ull);
-	round_clear(&v, true);
-
+	create_clean(&v);
 	write_pattern(&v, asked);
-	kvm_vm_get_dirty_log(v.vm, SLOT, v.log);
+	ok = log_is(&v, asked);
 	write_pattern(&v, ~asked);
 	memset(v.mask, 0xff, v.pages / 8);
 	kvm_vm_clear_dirty_log(v.vm, SLOT, v.mask, 0, v.pages);
-
-	for (i = 0; i < v.pages / BITS_PER_LONG; i++)
-		wrong += v.log[i] != asked;
-	kvm_vm_get_dirty_log(v.vm, SLOT, v.log);
-	for (i = 0; i < v.pages / BITS_PER_LONG; i++)
-		wrong += v.log[i] != ~asked;
+	ok &= log_is(&v, ~asked);
 	free_vmm(&v);
 
-	ksft_test_result(!wrong, "unreported pages stay dirty\n");
+	ksft_test_result(ok, "unreported pages stay dirty\n");
 }
 
 /*
@@ -805,31 +817,22 @@ static void test_uncollected(void)
  */
 static void test_unmapped(void)
 {
-	static const struct mode m = {
-		.how = HOW_CLEAR, .hw = true, .memory = VM_MEM_SRC_ANONYMOUS, .units = 16,
-	};
 	const uint64_t asked = 0x5555555555555555;
-	uint64_t i, wrong = 0;
 	struct vmm v;
+	bool ok;
 
-	if (skipped(&m, "unmapped pages stay dirty"))
+	if (skipped(&hw_mode, "unmapped pages stay dirty"))
 		return;
 
-	create_vmm(&v, &m, 1, guest_write_only);
-	set_logging(&v, true);
-	write_pattern(&v, ~0ull);
-	round_clear(&v, true);
-
+	create_clean(&v);
 	write_pattern(&v, asked);
 	TEST_ASSERT(!mprotect(v.memory, v.pages * psz, PROT_READ) &&
 		    !mprotect(v.memory, v.pages * psz, PROT_READ | PROT_WRITE),
 		    "mprotect, errno %d", errno);
-	kvm_vm_get_dirty_log(v.vm, SLOT, v.log);
-	for (i = 0; i < v.pages / BITS_PER_LONG; i++)
-		wrong += v.log[i] != asked;
+	ok = log_is(&v, asked);
 	free_vmm(&v);
 
-	ksft_test_result(!wrong, "unmapped pages stay dirty\n");
+	ksft_test_result(ok, "unmapped pages stay dirty\n");
 }
 
 /* ---- A migration that is given up ----------------------------------------- */
