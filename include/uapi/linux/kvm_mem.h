@@ -45,7 +45,8 @@
  *
  * KVM_CHECK_EXTENSION returns 1 if hardware can do this for a VM, otherwise 0.
  * Every possible CPU must have come online, have the feature, and have no known
- * erratum that breaks it.  In protected mode, KVM returns 0.
+ * erratum that breaks it.  In protected mode, KVM returns 0.  A CPU that comes
+ * online later does not change the answer for a VM that exists.
  *
  * KVM_ENABLE_CAP on a VM turns this on if args[0] is 1, off if args[0] is 0.
  * flags and the other args must be 0.  A VMM may make the call at any time and

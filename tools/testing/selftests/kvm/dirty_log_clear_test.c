@@ -155,6 +155,7 @@ struct mode {
 	bool calm;		/* many writes per page; rounds only clear all pages */
 	bool hw;		/* hardware notes first writes (KVM_CAP_ARM_HW_DIRTY) */
 	bool toggle;		/* switch hw now and then; off in the last round */
+	bool mte;		/* memory has tags (KVM_CAP_ARM_MTE) */
 	enum vm_mem_backing_src_type memory;
 	int units;		/* number of huge pages, or of 64 small pages */
 };
@@ -211,6 +212,8 @@ static void set_up_log(struct kvm_vm *vm, const struct mode *m)
 		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual);
 	if (m->hw)
 		vm_enable_cap(vm, KVM_CAP_ARM_HW_DIRTY, 1);
+	if (m->mte)
+		vm_enable_cap(vm, KVM_CAP_ARM_MTE, 0);
 }
 
 /* Skip the test that @fmt names if the host lacks something that the mode needs. */
@@ -224,6 +227,10 @@ static bool __printf(2, 3) skipped(const struct mode *m, const char *fmt, ...)
 		why = "no dirty ring";
 	else if (m->hw && !kvm_has_cap(KVM_CAP_ARM_HW_DIRTY))
 		why = "hardware doesn't manage the dirty state";
+	else if (m->mte && !kvm_has_cap(KVM_CAP_ARM_MTE))
+		why = "no MTE";
+	else if (m->memory == VM_MEM_SRC_ANONYMOUS_THP && !thp_configured())
+		why = "no transparent huge pages";
 	else
 		return false;
 
@@ -239,9 +246,16 @@ static void set_logging(struct vmm *v, bool on)
 	vm_mem_region_set_flags(v->vm, SLOT, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
 }
 
-static bool is_huge(const struct mode *m)
+static uint64_t unit_size(const struct mode *m)
 {
-	return m->memory == VM_MEM_SRC_ANONYMOUS_HUGETLB;
+	switch (m->memory) {
+	case VM_MEM_SRC_ANONYMOUS_HUGETLB:
+		return get_def_hugetlb_pagesz();
+	case VM_MEM_SRC_ANONYMOUS_THP:
+		return get_trans_hugepagesz();
+	default:
+		return BITS_PER_LONG * psz;
+	}
 }
 
 static void create_vmm(struct vmm *v, const struct mode *m, int nr_vcpus, void *guest_code)
@@ -259,7 +273,7 @@ static void create_vmm(struct vmm *v, const struct mode *m, int nr_vcpus, void *
 			vcpu_map_dirty_ring(v->vcpus[i]);
 	}
 
-	size = m->units * (is_huge(m) ? get_def_hugetlb_pagesz() : BITS_PER_LONG * psz);
+	size = m->units * unit_size(m);
 	v->pages = size / psz;
 	vm_userspace_mem_region_add(v->vm, m->memory, BASE, SLOT,
 				    size / v->vm->page_size, 0);
@@ -466,7 +480,7 @@ static uint64_t now_ms(void)
  */
 static int migrate(struct vmm *v, int ms)
 {
-	bool huge = is_huge(v->mode);
+	bool huge = v->mode->memory == VM_MEM_SRC_ANONYMOUS_HUGETLB;
 	uint64_t end, page;
 	int rounds = 0;
 
@@ -925,18 +939,85 @@ static void test_exec_block(void)
 	ksft_test_result(ok, "execute from a block that was only read\n");
 }
 
+/* ---- Tags of a block ------------------------------------------------------ */
+
+static const struct mode mte_mode = {
+	.how = HOW_GET, .mte = true, .memory = VM_MEM_SRC_ANONYMOUS_THP, .units = 1,
+};
+
+static void guest_tag(uint64_t id)
+{
+	GUEST_SYNC(READ_ONCE(*(uint64_t *)BASE));
+	WRITE_ONCE(*(uint64_t *)BASE, 1);
+	asm volatile(".arch armv8.5-a+memtag\n\tstg %0, [%1]"
+		     : : "r" (5ul << 56), "r" (BASE + area.psz) : "memory");
+	GUEST_SYNC(0);
+}
+
+/* Let the guest use tags in all of its memory. */
+static void enable_tags(struct kvm_vcpu *vcpu)
+{
+	uint64_t sctlr;
+
+	vcpu_get_reg(vcpu, KVM_ARM64_SYS_REG(SYS_SCTLR_EL1), &sctlr);
+	vcpu_set_reg(vcpu, KVM_ARM64_SYS_REG(SYS_SCTLR_EL1), sctlr | SCTLR_EL1_ATA);
+	vcpu_set_reg(vcpu, KVM_ARM64_SYS_REG(SYS_MAIR_EL1),
+		     MAIR_ATTRIDX(MAIR_ATTR_NORMAL_TAGGED, MT_NORMAL));
+}
+
+/*
+ * The guest reads a page while the memslot is logging.  After that, its write makes a
+ * block.  The tags that it then sets in another page of the block must be known to
+ * KVM, which would otherwise lose them when the page is swapped out.
+ */
+static void test_tags(void)
+{
+	struct kvm_arm_copy_mte_tags tags = { .flags = KVM_ARM_TAGS_FROM_GUEST };
+	struct vmm v;
+	uint8_t *tag;
+	int blocks;
+	bool ok;
+
+	if (skipped(&mte_mode, "tags of a page that became part of a block"))
+		return;
+
+	create_vmm(&v, &mte_mode, 1, guest_tag);
+	enable_tags(v.vcpus[0]);
+	memset(v.memory, 0, v.pages * psz);
+	set_logging(&v, true);
+	sweep_faults(v.vcpus[0]);
+	set_logging(&v, false);
+	sweep_faults(v.vcpus[0]);
+
+	tag = calloc(1, psz);
+	tags.guest_ipa = BASE + psz;
+	tags.length = psz;
+	tags.addr = tag;
+	TEST_ASSERT(__vm_ioctl(v.vm, KVM_ARM_MTE_COPY_TAGS, &tags) == psz,
+		    "KVM_ARM_MTE_COPY_TAGS, errno %d", errno);
+	blocks = nr_blocks(&v);
+	ok = tag[0] == 5 && blocks == 1;
+	if (!ok)
+		ksft_print_msg("tag %d, %d blocks\n", tag[0], blocks);
+	free(tag);
+	free_vmm(&v);
+
+	ksft_test_result(ok, "tags of a page that became part of a block\n");
+}
+
 static void test_hw_and_blocks(void)
 {
 	int i;
 
 	test_exec_block();
+	test_tags();
 	test_uncollected();
 	test_unmapped();
 	for (i = 0; i < ARRAY_SIZE(given_up_modes); i++)
 		test_given_up(&given_up_modes[i]);
 }
 
-#define NR_HW_AND_BLOCKS	(3 + ARRAY_SIZE(given_up_modes))
+#define NR_HW_AND_BLOCKS	(4 + ARRAY_SIZE(given_up_modes))
 #else
 #define NR_HW_AND_BLOCKS	0
 static void test_hw_and_blocks(void) { }
