@@ -175,35 +175,12 @@ struct vmm {
 static atomic_bool stop;
 static atomic_long batches;	/* number of batches that vCPUs have finished */
 
-static bool ring_supported(void)
-{
-	return kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) ||
-	       kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
-}
-
-#ifdef __aarch64__
-/* The chunk size can only be set while there is no memslot. */
-static void enable_split(struct kvm_vm *vm)
-{
-	struct kvm_userspace_memory_region2 *slot = &memslot2region(vm, 0)->region;
-	uint64_t size = slot->memory_size;
-
-	slot->memory_size = 0;
-	vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION2, slot);
-	vm_enable_cap(vm, KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE, get_def_hugetlb_pagesz());
-	slot->memory_size = size;
-	vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION2, slot);
-}
-#else
-static void enable_split(struct kvm_vm *vm) { }
-#endif
-
 static void set_up_log(struct kvm_vm *vm, const struct mode *m)
 {
 	uint64_t manual = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
 
 	if (m->split)
-		enable_split(vm);
+		vm_enable_eager_split(vm);
 	if (m->how == HOW_RING)
 		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
 	if (m->all_set)
@@ -223,7 +200,7 @@ static bool __printf(2, 3) skipped(const struct mode *m, const char *fmt, ...)
 	char name[128];
 	va_list ap;
 
-	if (m->how == HOW_RING && !ring_supported())
+	if (m->how == HOW_RING && !dirty_ring_supported())
 		why = "no dirty ring";
 	else if (m->hw && !kvm_has_cap(KVM_CAP_ARM_HW_DIRTY))
 		why = "hardware doesn't manage the dirty state";
@@ -1201,7 +1178,7 @@ static void test_hw_input(int i)
 	struct kvm_vm *vm;
 	int error;
 
-	if (!kvm_has_cap(KVM_CAP_ARM_HW_DIRTY) || (hw_inputs[i].ring && !ring_supported())) {
+	if (!kvm_has_cap(KVM_CAP_ARM_HW_DIRTY) || (hw_inputs[i].ring && !dirty_ring_supported())) {
 		ksft_test_result_skip("hardware dirty state: %s: unsupported, or no dirty ring\n",
 				      hw_inputs[i].name);
 		return;
@@ -1246,7 +1223,7 @@ static void test_input_ring(void)
 	struct kvm_vm *vm;
 	int error;
 
-	if (!ring_supported()) {
+	if (!dirty_ring_supported()) {
 		ksft_test_result_skip("input: a VM with a dirty ring: no dirty ring\n");
 		return;
 	}

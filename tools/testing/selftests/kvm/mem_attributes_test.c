@@ -649,17 +649,18 @@ static void test_generation(void)
 	kvm_vm_free(vm);
 }
 
-/* Converts memory at a page fault, then resolves the fault. */
+/* Converts memory or does something else at a page fault, then resolves the fault. */
 struct uffd_handler {
 	struct kvm_vm *vm;
 	pthread_t thread;
 	int uffd;
+	void (*at_fault)(struct uffd_handler *h);
 	uint64_t attrs[2];	/* given to the page at BASE, one after the other */
 	int nr;
 	uint64_t value;		/* the first word of the page */
 };
 
-static void *convert_at_fault(void *arg)
+static void *handle_fault(void *arg)
 {
 	struct uffd_handler *h = arg;
 	size_t size = getpagesize();
@@ -673,6 +674,8 @@ static void *convert_at_fault(void *arg)
 	for (i = 0; i < h->nr; i++)
 		TEST_ASSERT(!set_attrs(h->vm, BASE, PAGE_SIZE, h->attrs[i]),
 			    "KVM_SET_MEMORY_ATTRIBUTES, errno %d", errno);
+	if (h->at_fault)
+		h->at_fault(h);
 
 	page = calloc(1, size);
 	*page = h->value;
@@ -701,7 +704,7 @@ static void *start_handler(struct uffd_handler *h)
 	TEST_ASSERT(!ioctl(h->uffd, UFFDIO_API, &api), "UFFDIO_API, errno %d", errno);
 	reg.range.start = (uintptr_t)page;
 	TEST_ASSERT(!ioctl(h->uffd, UFFDIO_REGISTER, &reg), "Register, errno %d", errno);
-	pthread_create(&h->thread, NULL, convert_at_fault, h);
+	pthread_create(&h->thread, NULL, handle_fault, h);
 	return page;
 }
 
@@ -781,6 +784,70 @@ static void test_overtaken_fault(void)
 	TEST_ASSERT_EQ(read_during(0, 0, 0), 0x5a5a5a5a);
 	TEST_ASSERT_EQ(read_during(1, PRIVATE, 0), 0);
 	TEST_ASSERT_EQ(read_during(2, PRIVATE, SHARED), 0x5a5a5a5a);
+}
+
+/* ---- Pre-faulting while a memslot is being deleted ---------------------- */
+
+static struct kvm_vcpu *pre_fault_vcpu;
+static pthread_t deleting_thread;
+
+static void *delete_base_slot(void *vm)
+{
+	delete_slot(vm, SLOT, BASE);
+	return NULL;
+}
+
+/* Return the errno of a call that must fail. */
+static void *pre_fault_base(void *arg)
+{
+	struct kvm_pre_fault_memory range = { .gpa = BASE, .size = getpagesize() };
+	int ret = __vcpu_ioctl(pre_fault_vcpu, KVM_PRE_FAULT_MEMORY, &range);
+
+	return (void *)(long)(ret ? errno : 0);
+}
+
+/*
+ * The faulting vCPU keeps the deletion of the memslot waiting.  If the other vCPU
+ * hasn't given up after 5 s, it never does, and the deletion would never end.
+ */
+static void delete_and_pre_fault(struct uffd_handler *h)
+{
+	struct timespec until;
+	pthread_t thread;
+	void *error;
+
+	pthread_create(&deleting_thread, NULL, delete_base_slot, h->vm);
+	usleep(500000);
+	pthread_create(&thread, NULL, pre_fault_base, NULL);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 5;
+	if (pthread_timedjoin_np(thread, &error, &until)) {
+		pthread_kill(thread, SIGUSR1);
+		pthread_join(thread, &error);
+		TEST_FAIL("KVM_PRE_FAULT_MEMORY doesn't return");
+	}
+	TEST_ASSERT(error, "KVM_PRE_FAULT_MEMORY found a memslot");
+}
+
+static void test_pre_fault_deleted(void)
+{
+	struct uffd_handler h = { .at_fault = delete_and_pre_fault };
+	struct sigaction sa = { .sa_handler = ignore_signal };
+	struct kvm_vcpu *vcpus[2];
+	void *page;
+
+	sigaction(SIGUSR1, &sa, NULL);
+	h.vm = __vm_create_with_vcpus(sw_protected_shape(), 2, 0, guest_report, vcpus);
+	pre_fault_vcpu = vcpus[1];
+	virt_map(h.vm, BASE, BASE, 1);
+	page = start_handler(&h);
+	add_slot(h.vm, SLOT, BASE, getpagesize(), page, -1);
+
+	/* The vCPU may still find the memslot, or may take the access for MMIO. */
+	vcpu_run(vcpus[0]);
+	pthread_join(deleting_thread, NULL);
+	stop_handler(&h, page);
+	kvm_vm_free(h.vm);
 }
 
 /* ---- Level of mappings -------------------------------------------------- */
@@ -986,6 +1053,44 @@ static bool run_level_case(const struct level_case *c)
 	kvm_vm_free(vm);
 	munmap(hva, c->slot_size);
 	return true;
+}
+
+/* A page that was MMIO when it was shared is memory once it is private. */
+static void test_private_mmio(void)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, guest_read);
+	struct kvm_run *run = vcpu->run;
+	int i, gmem;
+
+	virt_map(vm, BASE, BASE, 2);
+	cmd.nr = 2;
+	for (i = 0; i < cmd.nr; i++)
+		cmd.gpa[i] = BASE + PG(i);
+	sync_global_to_guest(vm, cmd);
+
+	for (i = 0; i < cmd.nr; i++) {
+		vcpu_run(vcpu);
+		TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MMIO);
+		TEST_ASSERT_EQ(run->mmio.phys_addr, cmd.gpa[i]);
+	}
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, NULL), UCALL_SYNC);
+
+	TEST_ASSERT_EQ(set_attrs(vm, BASE, PG(cmd.nr), PRIVATE), 0);
+	TEST_ASSERT(_vcpu_run(vcpu) == -1 && errno == EFAULT &&
+		    run->exit_reason == KVM_EXIT_MEMORY_FAULT &&
+		    run->memory_fault.flags == KVM_MEMORY_EXIT_FLAG_PRIVATE &&
+		    run->memory_fault.gpa == BASE, "Exit %s, errno %d",
+		    exit_reason_str(run->exit_reason), errno);
+
+	gmem = vm_create_guest_memfd(vm, PG(cmd.nr), 0);
+	add_slot(vm, SLOT, BASE, PG(cmd.nr), map_like_gpa(BASE, PG(cmd.nr), false), gmem);
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, NULL), UCALL_SYNC);
+
+	close(gmem);
+	kvm_vm_free(vm);
 }
 
 /* Conversions split and reunite large pages that are already mapped. */
@@ -1353,6 +1458,8 @@ int main(void)
 		{ "the generation changes with the attributes", test_generation },
 		{ "a fault on the array of GET blocks nobody",	test_array_in_userfaultfd },
 		{ "conversions while a fault waits for its page", test_overtaken_fault },
+		{ "pre-fault while a slot is being deleted",	test_pre_fault_deleted },
+		{ "private memory where MMIO was",		test_private_mmio },
 		{ "split and reunite large pages",		test_split_and_reunite },
 		{ "move and delete a slot",			test_move_and_delete },
 		{ "a fault races with a conversion nearby",	test_race_for_large_page },

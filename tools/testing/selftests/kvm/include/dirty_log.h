@@ -11,6 +11,30 @@
 #include "test_util.h"
 #include "ucall_common.h"
 
+static inline bool dirty_ring_supported(void)
+{
+	return kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) ||
+	       kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
+}
+
+/*
+ * Let arm64 split blocks before it protects their pages.  KVM accepts that only while
+ * there is no memslot.
+ */
+static inline void vm_enable_eager_split(struct kvm_vm *vm)
+{
+#ifdef __aarch64__
+	struct kvm_userspace_memory_region2 *slot = &memslot2region(vm, 0)->region;
+	uint64_t size = slot->memory_size;
+
+	slot->memory_size = 0;
+	vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION2, slot);
+	vm_enable_cap(vm, KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE, get_trans_hugepagesz());
+	slot->memory_size = size;
+	vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION2, slot);
+#endif
+}
+
 /* The vCPU statistic that counts faults; on arm64 it counts all exits. */
 #ifdef __aarch64__
 #define FAULTS		"exits"
