@@ -34,6 +34,7 @@
 #include <linux/sizes.h>
 
 #include "dirty_log.h"
+#include "guest_accesses.h"
 #include "kselftest.h"
 #include "kvm_util.h"
 #include "private_mem.h"
@@ -53,42 +54,13 @@
 #define BASE		((uint64_t)SZ_4G)
 #define SLOT(area)	(10 + (area))
 #define RING_ENTRIES	4096
-#define BATCH		48
 #define NR_OPS		300			/* of each worker, in each VM */
 
-enum area { LOGGED, GMEM, NO_SLOT, NR_AREAS };
+enum guest_area { LOGGED, GMEM, NO_SLOT, NR_AREAS };
 enum how { HOW_GET, HOW_CLEAR, HOW_RING };
 
 static uint64_t psz;
 static bool verbose;
-
-/* ---- Guest -------------------------------------------------------------- */
-
-/* What a vCPU does next: check a word, and perhaps write it. */
-static struct batch {
-	uint32_t nr;
-	struct access {
-		uint64_t gpa, expect, value;
-		bool write;
-	} accesses[BATCH];
-} batches[NR_WORKERS];
-
-static void guest_code(uint64_t id)
-{
-	struct access *a;
-	uint64_t value;
-
-	for (;;) {
-		for (a = batches[id].accesses; a < batches[id].accesses + batches[id].nr; a++) {
-			value = READ_ONCE(*(uint64_t *)a->gpa);
-			__GUEST_ASSERT(value == a->expect, "0x%lx has 0x%lx instead of 0x%lx",
-				       a->gpa, value, a->expect);
-			if (a->write)
-				WRITE_ONCE(*(uint64_t *)a->gpa, a->value);
-		}
-		GUEST_SYNC(0);
-	}
-}
 
 /* ---- VM and oracle ------------------------------------------------------ */
 
@@ -127,7 +99,7 @@ struct worker {
 	int id;
 	struct vm *vm;
 	struct kvm_vcpu *vcpu;
-	struct batch *batch;
+	struct accesses *batch;
 	struct guest_random_state rng;
 	pthread_t thread;
 	uint64_t count;			/* makes each value unique */
@@ -151,7 +123,7 @@ static uint64_t gpa_of(uint32_t page)
 	return BASE + page * psz;
 }
 
-static enum area area_of(uint32_t page)
+static enum guest_area area_of(uint32_t page)
 {
 	return page / AREA_PAGES;
 }
@@ -162,7 +134,7 @@ static char *hva_of(struct vm *vm, uint32_t page)
 }
 
 /* Get page @i of the pages of an area that a worker owns. */
-static uint32_t own_page(struct worker *w, enum area area, uint32_t i)
+static uint32_t own_page(struct worker *w, enum guest_area area, uint32_t i)
 {
 	return area * AREA_PAGES + (i / CHUNK * NR_WORKERS + w->id) * CHUNK + i % CHUNK;
 }
@@ -172,13 +144,13 @@ static bool is_own(struct worker *w, uint32_t page)
 	return page < NR_PAGES && page / CHUNK % NR_WORKERS == w->id;
 }
 
-static uint32_t random_page(struct worker *w, enum area area)
+static uint32_t random_page(struct worker *w, enum guest_area area)
 {
 	return own_page(w, area, random_below(w, OWN_PAGES));
 }
 
 /* A range is often a whole chunk, so that blocks can have one kind of memory. */
-static struct range random_range(struct worker *w, enum area area)
+static struct range random_range(struct worker *w, enum guest_area area)
 {
 	uint32_t i = random_below(w, OWN_PAGES), offset = i % CHUNK;
 
@@ -189,7 +161,7 @@ static struct range random_range(struct worker *w, enum area area)
 }
 
 /* An area that has a memslot. */
-static enum area random_slot(struct worker *w)
+static enum guest_area random_slot(struct worker *w)
 {
 	return w->vm->has_private ? random_below(w, 2) : LOGGED;
 }
@@ -248,7 +220,7 @@ static void hung(int signo)
 	TEST_FAIL("A VM takes longer than 10 minutes");
 }
 
-static void set_slot(struct vm *vm, enum area area, bool exists, uint32_t flags)
+static void set_slot(struct vm *vm, enum guest_area area, bool exists, uint32_t flags)
 {
 	if (area == GMEM)
 		flags |= KVM_MEM_GUEST_MEMFD;
@@ -277,7 +249,7 @@ static void set_up_log(struct vm *vm)
 		vm_enable_cap(vm->kvm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual);
 }
 
-static void map_area(struct vm *vm, enum area area)
+static void map_area(struct vm *vm, enum guest_area area)
 {
 	vm->hva[area] = mmap(NULL, 2 * AREA_PAGES * psz, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -323,11 +295,10 @@ static void create_vm(struct vm *vm, uint64_t seed)
 			.vm = vm,
 			.rng = new_guest_random_state(seed * 31 + 1 + (w - workers)),
 		};
-		w->vcpu = vm_vcpu_add(vm->kvm, w->id, guest_code);
-		vcpu_args_set(w->vcpu, 1, (uint64_t)w->id);
+		w->vcpu = vm_vcpu_add(vm->kvm, w->id, guest_make_accesses);
+		w->batch = vcpu_set_up_accesses(w->vcpu);
 		if (vm->how == HOW_RING)
 			vcpu_map_dirty_ring(w->vcpu);
-		w->batch = addr_gva2hva(vm->kvm, (vm_vaddr_t)&batches[w->id]);
 	}
 }
 
@@ -382,7 +353,7 @@ static void convert_list(struct worker *w)
 		.ranges = (uintptr_t)a,
 		.nr = 1 + random_below(w, ARRAY_SIZE(a)),
 	};
-	enum area area = random_below(w, NR_AREAS);
+	enum guest_area area = random_below(w, NR_AREAS);
 	struct range r;
 	bool private;
 	uint32_t i;
@@ -406,7 +377,7 @@ static void convert_area(struct worker *w)
 		.ranges = (uintptr_t)a,
 		.nr = ARRAY_SIZE(a),
 	};
-	enum area area = random_below(w, NR_AREAS);
+	enum guest_area area = random_below(w, NR_AREAS);
 	bool private = random_below(w, 2);
 	struct range r = { .nr = CHUNK };
 	uint32_t i;
@@ -594,7 +565,7 @@ static void toggle_hw_dirty(struct worker *w)
 
 static void recreate_slot(struct worker *w)
 {
-	enum area area = random_slot(w);
+	enum guest_area area = random_slot(w);
 	bool log = area == LOGGED && random_below(w, 2);
 	struct vm *vm = w->vm;
 
@@ -659,7 +630,7 @@ static void unmap(struct worker *w)
 /* Let the host gather pages in a huge page; it may fail. */
 static void collapse(struct worker *w)
 {
-	enum area area = random_slot(w);
+	enum guest_area area = random_slot(w);
 
 	record(w, "collapse", (struct range) { area * AREA_PAGES, AREA_PAGES }, 0);
 	madvise(w->vm->hva[area], AREA_PAGES * psz, MADV_COLLAPSE);
@@ -784,14 +755,14 @@ static void run_batch(struct worker *w)
 static void run_vcpu(struct worker *w)
 {
 	unsigned int epoch = w->vm->epoch;
-	uint32_t nr = 1 + random_below(w, BATCH), page = 0;
+	uint32_t nr = 1 + random_below(w, MAX_ACCESSES), page = 0;
 	struct access *a;
 	struct page *p;
 	bool private;
 
-	for (a = w->batch->accesses; a < w->batch->accesses + nr; a++) {
+	for (a = w->batch->access; a < w->batch->access + nr; a++) {
 		/* Often the next page, so that the batch has runs of pages. */
-		if (a == w->batch->accesses || random_below(w, 3) == 0 || (page + 1) % CHUNK == 0)
+		if (a == w->batch->access || random_below(w, 3) == 0 || (page + 1) % CHUNK == 0)
 			page = random_page(w, random_slot(w));
 		else
 			page++;
@@ -879,7 +850,7 @@ static void check_all(struct vm *vm)
 	for (page = 0; page < (vm->has_private ? 2 : 1) * AREA_PAGES; page++) {
 		w = &workers[page / CHUNK % NR_WORKERS];
 		w->batch->nr = 1;
-		w->batch->accesses[0] = (struct access) {
+		w->batch->access[0] = (struct access) {
 			.gpa = gpa_of(page),
 			.expect = vm->pages[page].value[vm->pages[page].private &&
 							area_of(page) == GMEM],
