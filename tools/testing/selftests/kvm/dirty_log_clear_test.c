@@ -1000,6 +1000,61 @@ static void test_hw_and_blocks(void)
 static void test_hw_and_blocks(void) { }
 #endif
 
+#ifdef __x86_64__
+/* ---- Page tables that the guest rewrites ---------------------------------- */
+
+#define PTE_WINDOW	OTHER_BASE
+
+/* Make the page read-only, writable again without a fault, and write to it. */
+static void guest_rewrite_pte(uint64_t offset)
+{
+	uint64_t *pte = (uint64_t *)(PTE_WINDOW + offset);
+
+	WRITE_ONCE(*(uint64_t *)BASE, 1);
+	GUEST_SYNC(0);
+	WRITE_ONCE(*pte, READ_ONCE(*pte) & ~PTE_WRITABLE_MASK);
+	asm volatile("invlpg (%0)" : : "r" (BASE) : "memory");
+	READ_ONCE(*(uint64_t *)BASE);
+	WRITE_ONCE(*pte, READ_ONCE(*pte) | PTE_WRITABLE_MASK);
+	asm volatile("invlpg (%0)" : : "r" (BASE) : "memory");
+	WRITE_ONCE(*(uint64_t *)BASE, 2);
+	GUEST_SYNC(0);
+}
+
+/*
+ * With shadow paging, INVLPG makes the shadow page table follow the guest's.  If the
+ * page becomes writable by that, KVM must log it, since the write has no fault.
+ */
+static void test_rewritten_pte(void)
+{
+	static const struct mode m = {
+		.how = HOW_CLEAR, .memory = VM_MEM_SRC_ANONYMOUS, .units = 1,
+	};
+	uint64_t pte;
+	struct vmm v;
+	bool ok;
+
+	create_vmm(&v, &m, 1, guest_rewrite_pte);
+	pte = addr_hva2gpa(v.vm, vm_get_page_table_entry(v.vm, BASE));
+	virt_map(v.vm, PTE_WINDOW, pte & ~(psz - 1), 1);
+	vcpu_args_set(v.vcpus[0], 1, pte & (psz - 1));
+	set_logging(&v, true);
+	sweep_faults(v.vcpus[0]);
+	round_clear(&v, true);
+	sweep_faults(v.vcpus[0]);
+	kvm_vm_get_dirty_log(v.vm, SLOT, v.log);
+	ok = test_bit(0, v.log);
+	free_vmm(&v);
+
+	ksft_test_result(ok, "write through a page table that the guest rewrites\n");
+}
+
+#define NR_REWRITTEN	1
+#else
+#define NR_REWRITTEN	0
+static void test_rewritten_pte(void) { }
+#endif
+
 /* ---- A slot that logs from the beginning ---------------------------------- */
 
 static const struct mode created_modes[] = {
@@ -1346,8 +1401,8 @@ int main(int argc, char *argv[])
 	ksft_print_header();
 	ksft_set_plan(ARRAY_SIZE(inputs) + 3 + NR_HW_INPUTS +
 		      ARRAY_SIZE(exact_modes) * ARRAY_SIZE(patterns) +
-		      NR_HW_AND_BLOCKS + ARRAY_SIZE(created_modes) + ARRAY_SIZE(unseen_modes) +
-		      ARRAY_SIZE(race_modes));
+		      NR_HW_AND_BLOCKS + NR_REWRITTEN + ARRAY_SIZE(created_modes) +
+		      ARRAY_SIZE(unseen_modes) + ARRAY_SIZE(race_modes));
 
 	for (i = 0; i < ARRAY_SIZE(inputs); i++)
 		test_input(i);
@@ -1360,6 +1415,7 @@ int main(int argc, char *argv[])
 		for (p = 0; p < ARRAY_SIZE(patterns); p++)
 			test_exact(&exact_modes[i], p);
 	test_hw_and_blocks();
+	test_rewritten_pte();
 	for (i = 0; i < ARRAY_SIZE(created_modes); i++)
 		test_created(&created_modes[i]);
 	for (i = 0; i < ARRAY_SIZE(unseen_modes); i++)

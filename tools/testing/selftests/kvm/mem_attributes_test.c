@@ -1173,6 +1173,77 @@ static void test_move_and_delete(void)
 	munmap(hva, 2 * BLOCK);
 }
 
+/* ---- A vCPU that does not leave the guest ------------------------------- */
+
+static bool counting_stop;
+
+static void guest_count(void)
+{
+	for (;;)
+		WRITE_ONCE(*(uint64_t *)BASE, READ_ONCE(*(uint64_t *)BASE) + 1);
+}
+
+static void *counting_vcpu(void *vcpu)
+{
+	while (!READ_ONCE(counting_stop))
+		TEST_ASSERT(!__vcpu_run(vcpu) || errno == EINTR || errno == EFAULT,
+			    "KVM_RUN failed, errno %d", errno);
+	return NULL;
+}
+
+/* Return true if the word changes within some time. */
+static bool changes_within(uint64_t *word, int64_t ns)
+{
+	uint64_t first = READ_ONCE(*word);
+	struct timespec begin;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	while (timespec_to_ns(timespec_elapsed(begin)) < ns) {
+		if (READ_ONCE(*word) != first)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A vCPU writes to a page all the time.  Once a call has made the page private, the
+ * vCPU must not write to the shared page any more, not even through its TLB.
+ */
+static void test_vcpu_that_stays(void)
+{
+	const struct sigaction sa = { .sa_handler = ignore_signal };
+	int gmem, i, late = 0;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	pthread_t thread;
+	uint64_t *hva;
+
+	sigaction(SIGUSR1, &sa, NULL);
+	hva = map_like_gpa(BASE, BLOCK, false);
+	vm = create_vm(&vcpu, guest_count);
+	virt_map(vm, BASE, BASE, 1);
+	gmem = vm_create_guest_memfd(vm, BLOCK, 0);
+	add_slot(vm, SLOT, BASE, BLOCK, hva, gmem);
+	pthread_create(&thread, NULL, counting_vcpu, vcpu);
+
+	for (i = 0; i < 50; i++) {
+		vm_mem_set_shared(vm, BASE, PG(1));
+		TEST_ASSERT(changes_within(hva, 20 * NSEC_PER_SEC), "The vCPU doesn't write");
+		vm_mem_set_private(vm, BASE, PG(1));
+		late += changes_within(hva, NSEC_PER_SEC / 1000);
+	}
+	WRITE_ONCE(counting_stop, true);
+	while (pthread_tryjoin_np(thread, NULL)) {
+		pthread_kill(thread, SIGUSR1);
+		usleep(1000);
+	}
+	TEST_ASSERT(!late, "The vCPU wrote to the shared page after %d of %d calls", late, i);
+
+	close(gmem);
+	kvm_vm_free(vm);
+	munmap(hva, BLOCK);
+}
+
 /* ---- A fault races with a conversion in the same large page ------------- */
 
 static bool race_stop;
@@ -1462,6 +1533,7 @@ int main(void)
 		{ "private memory where MMIO was",		test_private_mmio },
 		{ "split and reunite large pages",		test_split_and_reunite },
 		{ "move and delete a slot",			test_move_and_delete },
+		{ "a vCPU that stays in the guest",		test_vcpu_that_stays },
 		{ "a fault races with a conversion nearby",	test_race_for_large_page },
 		{ "concurrent conversions and slot changes",	test_stress },
 	};
