@@ -19,7 +19,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <asm/barrier.h>
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
 #include <linux/kvm_mem.h>
@@ -145,8 +144,6 @@ static void guest_sweep(uint64_t id)
 
 /* ---- VMM ---------------------------------------------------------------- */
 
-enum how { HOW_GET, HOW_CLEAR, HOW_RING };
-
 struct mode {
 	const char *name;
 	enum how how;
@@ -177,16 +174,9 @@ static atomic_long batches;	/* number of batches that vCPUs have finished */
 
 static void set_up_log(struct kvm_vm *vm, const struct mode *m)
 {
-	uint64_t manual = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
-
 	if (m->split)
 		vm_enable_eager_split(vm);
-	if (m->how == HOW_RING)
-		vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
-	if (m->all_set)
-		manual |= KVM_DIRTY_LOG_INITIALLY_SET;
-	if (m->how == HOW_CLEAR)
-		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual);
+	vm_set_up_log(vm, m->how, m->all_set, RING_ENTRIES);
 	if (m->hw)
 		vm_enable_cap(vm, KVM_CAP_ARM_HW_DIRTY, 1);
 	if (m->mte)
@@ -374,19 +364,14 @@ static void round_get(struct vmm *v)
 /* Harvest up to @max entries of a vCPU's ring into the log. */
 static int harvest(struct vmm *v, struct kvm_vcpu *vcpu, int max)
 {
-	struct kvm_dirty_gfn *entry;
+	uint64_t offset;
+	uint32_t slot;
 	int n;
 
-	for (n = 0; n < max; n++, vcpu->fetch_index++) {
-		entry = &vcpu->dirty_gfns[vcpu->fetch_index % RING_ENTRIES];
-		/* Read a whole entry; pairs with smp_wmb() in kvm_dirty_ring_push(). */
-		if (smp_load_acquire(&entry->flags) != KVM_DIRTY_GFN_F_DIRTY)
-			break;
-		TEST_ASSERT(entry->slot == SLOT && entry->offset < v->pages,
-			    "Page %llu of slot %u in the ring", entry->offset, entry->slot);
-		__set_bit(entry->offset, v->log);
-		/* Return the entry once it is read; pairs with kvm_dirty_gfn_harvested(). */
-		smp_store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
+	for (n = 0; n < max && vcpu_harvest_entry(vcpu, RING_ENTRIES, &slot, &offset); n++) {
+		TEST_ASSERT(slot == SLOT && offset < v->pages,
+			    "Page %lu of slot %u in the ring", (unsigned long)offset, slot);
+		__set_bit(offset, v->log);
 	}
 	return n;
 }

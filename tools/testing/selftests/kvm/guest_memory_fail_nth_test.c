@@ -23,6 +23,7 @@
 #include "guest_accesses.h"
 #include "kselftest.h"
 #include "kvm_util.h"
+#include "mem_attributes.h"
 #include "private_mem.h"
 #include "processor.h"
 #include "test_util.h"
@@ -62,8 +63,7 @@ struct test {
 	void (*prepare)(struct fail_vm *v);
 	/* Makes the call.  Returns 0 or an errno, and changes the oracle if it is 0. */
 	int (*call)(struct fail_vm *v);
-	bool manual;				/* the log is cleared by KVM_CLEAR_DIRTY_LOG */
-	bool ring;
+	enum how how;				/* HOW_GET if it is left out */
 	bool (*supported)(void);
 };
 
@@ -180,14 +180,9 @@ static void create(struct fail_vm *v, const struct test *t)
 	*v = (struct fail_vm) { };
 	v->vm = __vm_create(sw_protected_shape(), 1, 0);
 	vm_enable_eager_split(v->vm);
-	if (t->manual)
-		vm_enable_cap(v->vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-			      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
-			      KVM_DIRTY_LOG_INITIALLY_SET);
-	if (t->ring)
-		vm_enable_dirty_ring(v->vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
+	vm_set_up_log(v->vm, t->how, true, RING_ENTRIES);
 	v->vcpu = vm_vcpu_add(v->vm, 0, guest_make_accesses);
-	if (t->ring)
+	if (t->how == HOW_RING)
 		vcpu_map_dirty_ring(v->vcpu);
 	v->accesses = vcpu_set_up_accesses(v->vcpu);
 
@@ -252,37 +247,17 @@ static void end_sweep(struct fail_vm *v)
 
 static void check_kinds(struct fail_vm *v)
 {
-	struct kvm_memory_attributes runs[64];
-	struct kvm_get_memory_attributes get = {
-		.address = GMEM_BASE, .size = NR_KINDS * PAGE_SIZE,
-		.ranges = (uintptr_t)runs, .nr = ARRAY_SIZE(runs),
-	};
-	uint64_t page = 0, end;
-	int i;
-
-	vm_ioctl(v->vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
-	for (i = 0; i < get.nr; i++) {
-		end = page + runs[i].size / PAGE_SIZE;
-		for (; page < end; page++)
-			TEST_ASSERT(v->kinds[page] == runs[i].attributes,
-				    "Page %lu has attributes 0x%llx", (unsigned long)page,
-				    runs[i].attributes);
-	}
-	TEST_ASSERT_EQ(page, NR_KINDS);
+	check_attrs(v->vm, GMEM_BASE, v->kinds, NR_KINDS, 64);
 }
 
 /* Harvest a vCPU's ring into a log. */
 static void harvest(struct fail_vm *v, unsigned long *log)
 {
-	struct kvm_dirty_gfn *entry;
+	uint64_t offset;
+	uint32_t slot;
 
-	for (;; v->vcpu->fetch_index++) {
-		entry = &v->vcpu->dirty_gfns[v->vcpu->fetch_index % RING_ENTRIES];
-		if (entry->flags != KVM_DIRTY_GFN_F_DIRTY)
-			return;
-		__set_bit(entry->offset, log);
-		entry->flags = KVM_DIRTY_GFN_F_RESET;
-	}
+	while (vcpu_harvest_entry(v->vcpu, RING_ENTRIES, &slot, &offset))
+		__set_bit(offset, log);
 }
 
 static void check_log(struct fail_vm *v, const struct test *t)
@@ -292,7 +267,7 @@ static void check_log(struct fail_vm *v, const struct test *t)
 
 	if (!v->logging)
 		return;
-	if (t->ring)
+	if (t->how == HOW_RING)
 		harvest(v, log);
 	else
 		kvm_vm_get_dirty_log(v->vm, LOGGED_SLOT, log);
@@ -455,23 +430,23 @@ static const struct test tests[] = {
 	{ "KVM_GET_MEMORY_ATTRIBUTES that counts", NULL, call_count },
 	{ "the first faults", NULL, call_run },
 	{ "faults after a conversion", run_once, call_run },
-	{ "faults that split and log", log_and_run, call_run, .manual = true },
+	{ "faults that split and log", log_and_run, call_run, .how = HOW_CLEAR },
 	{ "KVM_PRE_FAULT_MEMORY", NULL, call_pre_fault },
 	/* Not with a bitmap: vmalloc() prints a backtrace if it fails to allocate that. */
-	{ "start of logging with a ring", run_once, call_start_log, .ring = true,
+	{ "start of logging with a ring", run_once, call_start_log, .how = HOW_RING,
 	  .supported = dirty_ring_supported },
 	{ "stop of logging", log_and_run, call_stop_log },
 	{ "KVM_GET_DIRTY_LOG", log_and_run, call_get_log },
-	{ "KVM_CLEAR_DIRTY_LOG", log_and_run, call_clear_log, .manual = true },
-	{ "KVM_RESET_DIRTY_RINGS", harvest_all, call_reset, .ring = true,
+	{ "KVM_CLEAR_DIRTY_LOG", log_and_run, call_clear_log, .how = HOW_CLEAR },
+	{ "KVM_RESET_DIRTY_RINGS", harvest_all, call_reset, .how = HOW_RING,
 	  .supported = dirty_ring_supported },
 #ifdef __aarch64__
-	{ "hardware dirty state on", log_and_run, call_hw_on, .manual = true,
+	{ "hardware dirty state on", log_and_run, call_hw_on, .how = HOW_CLEAR,
 	  .supported = hw_dirty_supported },
-	{ "hardware dirty state off", hw_and_run, call_hw_off, .manual = true,
+	{ "hardware dirty state off", hw_and_run, call_hw_off, .how = HOW_CLEAR,
 	  .supported = hw_dirty_supported },
 	{ "KVM_GET_DIRTY_LOG with hardware dirty state", hw_and_run, call_get_log,
-	  .manual = true, .supported = hw_dirty_supported },
+	  .how = HOW_CLEAR, .supported = hw_dirty_supported },
 #endif
 };
 

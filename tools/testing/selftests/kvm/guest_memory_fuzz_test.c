@@ -7,9 +7,9 @@
  * memslot.  The workers own chunks of each area in turn, so that they meet in every
  * block and in every word of the dirty log, but never in a page.  A worker alone
  * converts its pages, drops them, clears their dirty bits, and has its vCPU access
- * them.  It therefore knows what each of its pages contains, of which kind it is, and
- * whether the dirty log must have it.  What concerns a whole memslot or VM, such as to
- * delete a memslot or to start logging, is up to the first worker.
+ * them.  So it knows the contents of each of its pages, whether the page is private,
+ * and whether the dirty log must have it.  Only the first worker changes a memslot or
+ * the whole VM: it deletes memslots, for example, and starts logging.
  *
  * The seed gives the kind of VM and the sequence of each worker.  How the sequences
  * interleave is up to the scheduler.  If a check fails, the test prints the seed and
@@ -26,8 +26,6 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
-
-#include <asm/barrier.h>
 
 #include <linux/bitmap.h>
 #include <linux/falloc.h>
@@ -57,7 +55,6 @@
 #define NR_OPS		300			/* of each worker, in each VM */
 
 enum guest_area { LOGGED, GMEM, NO_SLOT, NR_AREAS };
-enum how { HOW_GET, HOW_CLEAR, HOW_RING };
 
 static uint64_t psz;
 static bool verbose;
@@ -228,27 +225,6 @@ static void set_slot(struct vm *vm, enum guest_area area, bool exists, uint32_t 
 				   exists ? AREA_PAGES * psz : 0, vm->hva[area], vm->gmem, 0);
 }
 
-static bool hw_dirty_supported(void)
-{
-#ifdef __aarch64__
-	return kvm_has_cap(KVM_CAP_ARM_HW_DIRTY);
-#else
-	return false;
-#endif
-}
-
-static void set_up_log(struct vm *vm)
-{
-	uint64_t manual = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
-
-	if (vm->how == HOW_RING)
-		vm_enable_dirty_ring(vm->kvm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
-	if (vm->all_set)
-		manual |= KVM_DIRTY_LOG_INITIALLY_SET;
-	if (vm->how == HOW_CLEAR)
-		vm_enable_cap(vm->kvm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual);
-}
-
 static void map_area(struct vm *vm, enum guest_area area)
 {
 	vm->hva[area] = mmap(NULL, 2 * AREA_PAGES * psz, PROT_READ | PROT_WRITE,
@@ -270,7 +246,7 @@ static void create_vm(struct vm *vm, uint64_t seed)
 		vm->how = HOW_CLEAR;
 	vm->all_set = vm->how == HOW_CLEAR && guest_random_bool(&rng);
 	vm->huge = guest_random_bool(&rng);
-	vm->has_hw_dirty = vm->how != HOW_RING && hw_dirty_supported();
+	vm->has_hw_dirty = vm->how != HOW_RING && kvm_has_cap(KVM_CAP_ARM_HW_DIRTY);
 	vm->has_private = sw_protected_vm_supported() && guest_random_u32(&rng) % 4;
 	if (vm->has_private)
 		shape = sw_protected_shape();
@@ -278,7 +254,7 @@ static void create_vm(struct vm *vm, uint64_t seed)
 	vm->kvm = __vm_create(shape, NR_WORKERS, 0);
 	if (guest_random_bool(&rng))
 		vm_enable_eager_split(vm->kvm);
-	set_up_log(vm);
+	vm_set_up_log(vm->kvm, vm->how, vm->all_set, RING_ENTRIES);
 
 	map_area(vm, LOGGED);
 	set_slot(vm, LOGGED, true, 0);
@@ -334,62 +310,65 @@ static struct kvm_memory_attributes attributes_of(struct range r, bool private)
 	};
 }
 
+static void convert_range(struct worker *w, const char *op, struct range r, bool private)
+{
+	struct kvm_memory_attributes a = attributes_of(r, private);
+
+	record(w, op, r, private);
+	vm_ioctl(w->vm->kvm, KVM_SET_MEMORY_ATTRIBUTES, &a);
+	set_private(w->vm, r, private);
+}
+
+static void set_list(struct worker *w, struct kvm_memory_attributes *a, uint32_t nr)
+{
+	struct kvm_set_memory_attributes_list list = { .ranges = (uintptr_t)a, .nr = nr };
+
+	vm_ioctl(w->vm->kvm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
+	CHECK(w->vm, list.done == nr, "%u of %u entries", list.done, nr);
+}
+
 static void convert(struct worker *w)
 {
 	struct range r = random_range(w, random_below(w, NR_AREAS));
-	bool private = random_below(w, 2);
-	struct kvm_memory_attributes a = attributes_of(r, private);
 
-	record(w, "convert", r, private);
-	vm_ioctl(w->vm->kvm, KVM_SET_MEMORY_ATTRIBUTES, &a);
-	set_private(w->vm, r, private);
+	convert_range(w, "convert", r, random_below(w, 2));
 }
 
 /* Convert ranges that may overlap: the last one wins. */
 static void convert_list(struct worker *w)
 {
 	struct kvm_memory_attributes a[24];
-	struct kvm_set_memory_attributes_list list = {
-		.ranges = (uintptr_t)a,
-		.nr = 1 + random_below(w, ARRAY_SIZE(a)),
-	};
+	uint32_t nr = 1 + random_below(w, ARRAY_SIZE(a)), i;
 	enum guest_area area = random_below(w, NR_AREAS);
 	struct range r;
 	bool private;
-	uint32_t i;
 
-	for (i = 0; i < list.nr; i++) {
+	for (i = 0; i < nr; i++) {
 		r = random_range(w, area);
 		private = random_below(w, 4) != 0;
 		a[i] = attributes_of(r, private);
 		record(w, "convert in a list", r, private);
 		set_private(w->vm, r, private);
 	}
-	vm_ioctl(w->vm->kvm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
-	CHECK(w->vm, list.done == list.nr, "%u of %u entries", list.done, list.nr);
+	set_list(w, a, nr);
 }
 
 /* Make a chunk of each pair of chunks private or shared: whole blocks change. */
 static void convert_area(struct worker *w)
 {
 	struct kvm_memory_attributes a[OWN_PAGES / CHUNK];
-	struct kvm_set_memory_attributes_list list = {
-		.ranges = (uintptr_t)a,
-		.nr = ARRAY_SIZE(a),
-	};
 	enum guest_area area = random_below(w, NR_AREAS);
 	bool private = random_below(w, 2);
 	struct range r = { .nr = CHUNK };
 	uint32_t i;
 
-	for (i = 0; i < list.nr; i++) {
+	for (i = 0; i < ARRAY_SIZE(a); i++) {
 		r.first = own_page(w, area, i * CHUNK);
 		a[i] = attributes_of(r, private);
 		record(w, "convert all", r, private);
 		set_private(w->vm, r, private);
 	}
-	vm_ioctl(w->vm->kvm, KVM_SET_MEMORY_ATTRIBUTES_LIST, &list);
-	CHECK(w->vm, list.done == list.nr, "%u of %u entries", list.done, list.nr);
+	set_list(w, a, ARRAY_SIZE(a));
 }
 
 static void get_attributes(struct worker *w)
@@ -425,22 +404,16 @@ static void get_attributes(struct worker *w)
 /* Harvest a vCPU's ring.  Return the number of entries. */
 static int harvest(struct worker *w)
 {
-	struct kvm_vcpu *vcpu = w->vcpu;
-	struct kvm_dirty_gfn *entry;
+	uint64_t offset;
+	uint32_t slot;
 	int n;
 
-	for (n = 0; ; n++, vcpu->fetch_index++) {
-		entry = &vcpu->dirty_gfns[vcpu->fetch_index % RING_ENTRIES];
-		/* Read a whole entry; pairs with smp_wmb() in kvm_dirty_ring_push(). */
-		if (smp_load_acquire(&entry->flags) != KVM_DIRTY_GFN_F_DIRTY)
-			return n;
-		CHECK(w->vm, entry->slot == SLOT(LOGGED) && entry->offset < AREA_PAGES &&
-		      is_own(w, entry->offset), "Page %llu of slot %u in the ring",
-		      entry->offset, entry->slot);
-		w->vm->pages[entry->offset].logged = true;
-		/* Return the entry once it is read; pairs with kvm_dirty_gfn_harvested(). */
-		smp_store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
+	for (n = 0; vcpu_harvest_entry(w->vcpu, RING_ENTRIES, &slot, &offset); n++) {
+		CHECK(w->vm, slot == SLOT(LOGGED) && offset < AREA_PAGES && is_own(w, offset),
+		      "Page %lu of slot %u in the ring", (unsigned long)offset, slot);
+		w->vm->pages[offset].logged = true;
 	}
+	return n;
 }
 
 static void reset_rings(struct worker *w)
@@ -550,7 +523,6 @@ static void toggle_log(struct worker *w)
 
 static void toggle_hw_dirty(struct worker *w)
 {
-#ifdef __aarch64__
 	bool on = random_below(w, 2);
 
 	if (!w->vm->has_hw_dirty)
@@ -558,7 +530,6 @@ static void toggle_hw_dirty(struct worker *w)
 
 	record(w, "hardware dirty state", (struct range) { }, on);
 	vm_enable_cap(w->vm->kvm, KVM_CAP_ARM_HW_DIRTY, on);
-#endif
 }
 
 /* ---- Memslots and host memory ------------------------------------------- */
@@ -696,19 +667,15 @@ static void emulate_mmio(struct worker *w, struct kvm_run *run)
 static void handle_memory_fault(struct worker *w, struct kvm_run *run)
 {
 	struct range r = { (run->memory_fault.gpa - BASE) / psz, 1 };
-	struct kvm_memory_attributes a = attributes_of(r, false);
 
 	CHECK(w->vm, is_own(w, r.first) && w->vm->pages[r.first].private &&
 	      run->memory_fault.flags == KVM_MEMORY_EXIT_FLAG_PRIVATE,
 	      "Memory fault at 0x%llx, flags 0x%llx", run->memory_fault.gpa,
 	      run->memory_fault.flags);
-	if (area_of(r.first) == LOGGED) {
-		record(w, "share after a fault", r, 0);
-		vm_ioctl(w->vm->kvm, KVM_SET_MEMORY_ATTRIBUTES, &a);
-		set_private(w->vm, r, false);
-	} else {
+	if (area_of(r.first) == LOGGED)
+		convert_range(w, "share after a fault", r, false);
+	else
 		sched_yield();
-	}
 }
 
 static void run_batch(struct worker *w)
@@ -752,6 +719,12 @@ static void run_batch(struct worker *w)
 	}
 }
 
+/* Does a vCPU find private memory in the page? */
+static bool finds_private(struct vm *vm, uint32_t page)
+{
+	return vm->pages[page].private && area_of(page) == GMEM;
+}
+
 static void run_vcpu(struct worker *w)
 {
 	unsigned int epoch = w->vm->epoch;
@@ -767,7 +740,7 @@ static void run_vcpu(struct worker *w)
 		else
 			page++;
 		p = &w->vm->pages[page];
-		private = p->private && area_of(page) == GMEM;
+		private = finds_private(w->vm, page);
 		*a = (struct access) {
 			.gpa = gpa_of(page),
 			.expect = p->value[private],
@@ -852,8 +825,7 @@ static void check_all(struct vm *vm)
 		w->batch->nr = 1;
 		w->batch->access[0] = (struct access) {
 			.gpa = gpa_of(page),
-			.expect = vm->pages[page].value[vm->pages[page].private &&
-							area_of(page) == GMEM],
+			.expect = vm->pages[page].value[finds_private(vm, page)],
 		};
 		record(w, "last check", (struct range) { page, 1 }, 0);
 		run_batch(w);

@@ -27,6 +27,7 @@
 
 #include "kselftest.h"
 #include "kvm_util.h"
+#include "mem_attributes.h"
 #include "private_mem.h"
 #include "processor.h"
 #include "test_util.h"
@@ -121,82 +122,6 @@ static int set_attrs(struct kvm_vm *vm, uint64_t gpa, uint64_t size, uint64_t at
 }
 
 /* ---- Reading back ------------------------------------------------------- */
-
-/* Check that no page of [@start, @end) matches, for check_matching(). */
-static void check_gap(uint64_t start, uint64_t end, const uint8_t *want,
-		      uint64_t mask, uint64_t attrs)
-{
-	for (; start < end; start += PAGE_SIZE)
-		TEST_ASSERT((*want++ & mask) != attrs, "0x%lx is not reported", start);
-}
-
-/*
- * Check what KVM reports of the memory in [@gpa, @gpa + @nr pages) whose attributes
- * match, against @want, a byte per page.  Use an array of @capacity entries.
- */
-static void check_matching(struct kvm_vm *vm, uint64_t gpa, const uint8_t *want,
-			   size_t nr, uint32_t capacity, uint64_t mask, uint64_t attrs)
-{
-	const uint64_t end = gpa + nr * PAGE_SIZE;
-	struct kvm_memory_attributes ranges[64], *r;
-	struct kvm_get_memory_attributes get = {
-		.address = gpa,
-		.size = nr * PAGE_SIZE,
-		.mask = mask,
-		.attributes = attrs,
-	};
-	uint64_t next = gpa, page, last_attrs = ~0ull, generation;
-	uint32_t count, total = 0;
-
-	TEST_ASSERT(capacity <= ARRAY_SIZE(ranges), "Capacity");
-	vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
-	TEST_ASSERT(get.address == gpa && get.size == nr * PAGE_SIZE,
-		    "Counting moved to 0x%llx + 0x%llx", get.address, get.size);
-	count = get.nr;
-	generation = get.generation;
-
-	get.ranges = (uintptr_t)ranges;
-	while (get.size) {
-		get.nr = capacity;
-		vm_ioctl(vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
-		TEST_ASSERT(get.nr <= capacity, "%u entries", get.nr);
-		TEST_ASSERT_EQ(get.generation, generation);
-
-		for (r = ranges; r < &ranges[get.nr]; r++) {
-			TEST_ASSERT(r->address >= next && r->size && !r->flags,
-				    "Entry 0x%llx + 0x%llx, flags 0x%llx, at 0x%lx",
-				    r->address, r->size, r->flags, next);
-			TEST_ASSERT(r->address != next || r->attributes != last_attrs,
-				    "The entries before and at 0x%lx don't differ", next);
-			check_gap(next, r->address, &want[(next - gpa) / PAGE_SIZE],
-				  mask, attrs);
-			last_attrs = r->attributes;
-			TEST_ASSERT((last_attrs & mask) == attrs, "0x%llx doesn't match",
-				    r->address);
-			next = r->address + r->size;
-			for (page = r->address; page < next; page += PAGE_SIZE)
-				TEST_ASSERT(want[(page - gpa) / PAGE_SIZE] == last_attrs,
-					    "0x%lx has attributes 0x%lx", page, last_attrs);
-		}
-		TEST_ASSERT(get.address >= next && get.address + get.size == end,
-			    "Left to report: 0x%llx + 0x%llx, after 0x%lx",
-			    get.address, get.size, next);
-		if (get.address != next) {
-			check_gap(next, get.address, &want[(next - gpa) / PAGE_SIZE],
-				  mask, attrs);
-			next = get.address;
-			last_attrs = ~0ull;
-		}
-		total += get.nr;
-	}
-	TEST_ASSERT_EQ(total, count);
-}
-
-static void check_attrs(struct kvm_vm *vm, uint64_t gpa, const uint8_t *want,
-			size_t nr, uint32_t capacity)
-{
-	check_matching(vm, gpa, want, nr, capacity, 0, 0);
-}
 
 static uint64_t get_generation(struct kvm_vm *vm)
 {
@@ -649,16 +574,26 @@ static void test_generation(void)
 	kvm_vm_free(vm);
 }
 
-/* Converts memory or does something else at a page fault, then resolves the fault. */
+/* Calls at_fault() at a page fault, then resolves the fault. */
 struct uffd_handler {
 	struct kvm_vm *vm;
 	pthread_t thread;
 	int uffd;
 	void (*at_fault)(struct uffd_handler *h);
-	uint64_t attrs[2];	/* given to the page at BASE, one after the other */
+	uint64_t attrs[2];	/* for convert_base(), one after the other */
 	int nr;
 	uint64_t value;		/* the first word of the page */
 };
+
+/* Give the page at BASE its attributes. */
+static void convert_base(struct uffd_handler *h)
+{
+	int i;
+
+	for (i = 0; i < h->nr; i++)
+		TEST_ASSERT(!set_attrs(h->vm, BASE, PAGE_SIZE, h->attrs[i]),
+			    "KVM_SET_MEMORY_ATTRIBUTES, errno %d", errno);
+}
 
 static void *handle_fault(void *arg)
 {
@@ -667,15 +602,10 @@ static void *handle_fault(void *arg)
 	struct uffdio_copy copy = { .len = size };
 	struct uffd_msg msg;
 	uint64_t *page;
-	int i;
 
 	TEST_ASSERT(read(h->uffd, &msg, sizeof(msg)) == sizeof(msg) &&
 		    msg.event == UFFD_EVENT_PAGEFAULT, "No fault, errno %d", errno);
-	for (i = 0; i < h->nr; i++)
-		TEST_ASSERT(!set_attrs(h->vm, BASE, PAGE_SIZE, h->attrs[i]),
-			    "KVM_SET_MEMORY_ATTRIBUTES, errno %d", errno);
-	if (h->at_fault)
-		h->at_fault(h);
+	h->at_fault(h);
 
 	page = calloc(1, size);
 	*page = h->value;
@@ -721,7 +651,9 @@ static void stop_handler(struct uffd_handler *h, void *page)
  */
 static void test_array_in_userfaultfd(void)
 {
-	struct uffd_handler h = { .attrs = { PRIVATE }, .nr = 1 };
+	struct uffd_handler h = {
+		.at_fault = convert_base, .attrs = { PRIVATE }, .nr = 1,
+	};
 	struct kvm_get_memory_attributes get = GET();
 	struct kvm_memory_attributes *array;
 	struct kvm_vcpu *vcpu;
@@ -752,7 +684,8 @@ static void guest_report(void)
 static uint64_t read_during(int nr, uint64_t first, uint64_t second)
 {
 	struct uffd_handler h = {
-		.attrs = { first, second }, .nr = nr, .value = 0x5a5a5a5a,
+		.at_fault = convert_base, .attrs = { first, second }, .nr = nr,
+		.value = 0x5a5a5a5a,
 	};
 	struct kvm_vcpu *vcpu;
 	uint64_t *page, value;

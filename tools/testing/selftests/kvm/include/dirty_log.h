@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <asm/barrier.h>
+
 #include "kvm_util.h"
 #include "test_util.h"
 #include "ucall_common.h"
@@ -15,6 +17,43 @@ static inline bool dirty_ring_supported(void)
 {
 	return kvm_has_cap(KVM_CAP_DIRTY_LOG_RING) ||
 	       kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
+}
+
+/* How a test reads and clears the dirty log. */
+enum how { HOW_GET, HOW_CLEAR, HOW_RING };
+
+/*
+ * Call it before the first vCPU is added.  With @all_set and HOW_CLEAR, all pages are
+ * dirty when logging begins.
+ */
+static inline void vm_set_up_log(struct kvm_vm *vm, enum how how, bool all_set,
+				 uint32_t ring_entries)
+{
+	uint64_t manual = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+
+	if (how == HOW_RING)
+		vm_enable_dirty_ring(vm, ring_entries * sizeof(struct kvm_dirty_gfn));
+	if (all_set)
+		manual |= KVM_DIRTY_LOG_INITIALLY_SET;
+	if (how == HOW_CLEAR)
+		vm_enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, manual);
+}
+
+/* Take the next entry of a vCPU's ring.  Return false if there is none. */
+static inline bool vcpu_harvest_entry(struct kvm_vcpu *vcpu, uint32_t ring_entries,
+				      uint32_t *slot, uint64_t *offset)
+{
+	struct kvm_dirty_gfn *entry = &vcpu->dirty_gfns[vcpu->fetch_index % ring_entries];
+
+	/* Read a whole entry; pairs with smp_wmb() in kvm_dirty_ring_push(). */
+	if (smp_load_acquire(&entry->flags) != KVM_DIRTY_GFN_F_DIRTY)
+		return false;
+	*slot = entry->slot;
+	*offset = entry->offset;
+	/* Return the entry once it is read; pairs with kvm_dirty_gfn_harvested(). */
+	smp_store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
+	vcpu->fetch_index++;
+	return true;
 }
 
 /*
