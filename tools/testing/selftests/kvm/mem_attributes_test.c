@@ -730,7 +730,7 @@ static void *delete_base_slot(void *vm)
 	return NULL;
 }
 
-/* Return the errno of a call that must fail. */
+/* Return 0 or an errno. */
 static void *pre_fault_base(void *arg)
 {
 	struct kvm_pre_fault_memory range = { .gpa = BASE, .size = getpagesize() };
@@ -739,18 +739,15 @@ static void *pre_fault_base(void *arg)
 	return (void *)(long)(ret ? errno : 0);
 }
 
-/*
- * The faulting vCPU keeps the deletion of the memslot waiting.  If the other vCPU
- * hasn't given up after 5 s, it never does, and the deletion would never end.
- */
-static void delete_and_pre_fault(struct uffd_handler *h)
+/* Pre-fault BASE.  If that hasn't ended after 5 s, it never does. */
+static long pre_fault_in_time(void)
 {
+	const struct sigaction sa = { .sa_handler = ignore_signal };
 	struct timespec until;
 	pthread_t thread;
 	void *error;
 
-	pthread_create(&deleting_thread, NULL, delete_base_slot, h->vm);
-	usleep(500000);
+	sigaction(SIGUSR1, &sa, NULL);
 	pthread_create(&thread, NULL, pre_fault_base, NULL);
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += 5;
@@ -759,17 +756,23 @@ static void delete_and_pre_fault(struct uffd_handler *h)
 		pthread_join(thread, &error);
 		TEST_FAIL("KVM_PRE_FAULT_MEMORY doesn't return");
 	}
-	TEST_ASSERT(error, "KVM_PRE_FAULT_MEMORY found a memslot");
+	return (long)error;
+}
+
+/* The faulting vCPU keeps the deletion of the memslot waiting. */
+static void delete_and_pre_fault(struct uffd_handler *h)
+{
+	pthread_create(&deleting_thread, NULL, delete_base_slot, h->vm);
+	usleep(500000);
+	TEST_ASSERT(pre_fault_in_time(), "KVM_PRE_FAULT_MEMORY found a memslot");
 }
 
 static void test_pre_fault_deleted(void)
 {
 	struct uffd_handler h = { .at_fault = delete_and_pre_fault };
-	struct sigaction sa = { .sa_handler = ignore_signal };
 	struct kvm_vcpu *vcpus[2];
 	void *page;
 
-	sigaction(SIGUSR1, &sa, NULL);
 	h.vm = __vm_create_with_vcpus(sw_protected_shape(), 2, 0, guest_report, vcpus);
 	pre_fault_vcpu = vcpus[1];
 	virt_map(h.vm, BASE, BASE, 1);
@@ -781,6 +784,23 @@ static void test_pre_fault_deleted(void)
 	pthread_join(deleting_thread, NULL);
 	stop_handler(&h, page);
 	kvm_vm_free(h.vm);
+}
+
+/* Without private memory, x86 replaces all page tables when a memslot goes away. */
+static void test_pre_fault_after_deletion(void)
+{
+	struct kvm_vm *vm = vm_create_with_one_vcpu(&pre_fault_vcpu, guest_report);
+	void *hva = map_like_gpa(BASE, BLOCK, false);
+
+	virt_map(vm, BASE, BASE, 1);
+	add_slot(vm, SLOT, BASE, BLOCK, hva, -1);
+	vcpu_run(pre_fault_vcpu);
+	delete_slot(vm, SLOT, BASE);
+	add_slot(vm, SLOT, BASE, BLOCK, hva, -1);
+	TEST_ASSERT_EQ(pre_fault_in_time(), 0);
+
+	kvm_vm_free(vm);
+	munmap(hva, BLOCK);
 }
 
 /* ---- Level of mappings -------------------------------------------------- */
@@ -1106,14 +1126,20 @@ static void test_move_and_delete(void)
 	munmap(hva, 2 * BLOCK);
 }
 
-/* ---- A vCPU that does not leave the guest ------------------------------- */
+/* ---- A vCPU that hardly ever leaves the guest --------------------------- */
 
 static bool counting_stop;
 
+/* Exit now and then, since an emulator may not interrupt the guest. */
 static void guest_count(void)
 {
-	for (;;)
-		WRITE_ONCE(*(uint64_t *)BASE, READ_ONCE(*(uint64_t *)BASE) + 1);
+	uint64_t i;
+
+	for (i = 1; ; i++) {
+		WRITE_ONCE(*(uint64_t *)BASE, i);
+		if (!(i % 65536))
+			GUEST_SYNC(i);
+	}
 }
 
 static void *counting_vcpu(void *vcpu)
@@ -1181,7 +1207,6 @@ static void test_vcpu_that_stays(void)
 
 static bool race_stop;
 
-/* Exit now and then, since an emulator may not interrupt the guest. */
 static void guest_spin(void)
 {
 	int i;
@@ -1463,6 +1488,7 @@ int main(void)
 		{ "a fault on the array of GET blocks nobody",	test_array_in_userfaultfd },
 		{ "conversions while a fault waits for its page", test_overtaken_fault },
 		{ "pre-fault while a slot is being deleted",	test_pre_fault_deleted },
+		{ "pre-fault after a slot was deleted",		test_pre_fault_after_deletion },
 		{ "private memory where MMIO was",		test_private_mmio },
 		{ "split and reunite large pages",		test_split_and_reunite },
 		{ "move and delete a slot",			test_move_and_delete },
