@@ -1,24 +1,32 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# usage: check-model.sh [DIR]
+# usage: check-model.sh [--quick] [DIR]
 #
-# Lets spin search all states of dirty_log.pml and of its variants, in DIR or a
-# temporary directory. Prints KTAP: a row fails if spin finds a counter-example
-# where there should be none, or finds none where there should be one.
+# Lets spin search all states of dirty_log.pml, dirty_log_blocks.pml and their variants,
+# in DIR or a temporary directory. Prints KTAP: a row fails if spin finds a
+# counter-example where there should be none, or finds none where there should be one.
+#
+# With --quick, the migration has fewer rounds where no write may be lost, and the
+# slowest row is skipped.
 set -u
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/testing/selftests/kselftest/ktap_helpers.sh
 . "$here/../../selftests/kselftest/ktap_helpers.sh"
-model=$here/dirty_log.pml
+rounds='' slow=safe
+if [ "${1-}" = --quick ]; then
+	rounds=ROUNDS=1 slow=skipped
+	shift
+fi
 dir=${1-}
 if [ -z "$dir" ]; then
 	dir=$(mktemp -d)
 	trap 'rm -rf "$dir"' EXIT
 fi
 
-# The expected result ("lost": a write may be lost), and the macros to define.
+# The expected result ("lost": a write may be lost), and the macros to define. BLOCKS
+# stands for dirty_log_blocks.pml.
 variants=(
 	"safe"
 	"safe RING"
@@ -46,17 +54,34 @@ variants=(
 	"lost HW ZAP_UNLOCKED"
 	"lost HW OFF_FORGETS"
 	"lost HW PROTECT_UNASKED"
+	"safe BLOCKS"
+	"safe BLOCKS INITIALLY_SET"
+	"safe BLOCKS ROOTS INITIALLY_SET"
+	"$slow BLOCKS ROOTS"
+	"lost BLOCKS BLOCK_FAULT"
+	"lost BLOCKS LOG_FIRST"
+	"lost BLOCKS NO_DESCENT"
+	"lost BLOCKS SPLIT_STORE"
+	"lost BLOCKS SPLIT_WRITABLE"
+	"lost BLOCKS NO_SRCU"
+	"lost BLOCKS INITIALLY_SET NO_SRCU"
+	"lost BLOCKS NOT_PROTECTED"
+	"lost BLOCKS EARLY_PROTECT"
+	"lost BLOCKS ROOTS ONE_ROOT"
 )
 
 # search NAME DEFINE...: fails unless the search covered all states.
 search() {
-	local out=$dir/$1
+	local out=$dir/$1 model=$here/dirty_log.pml
 	shift
+	if [ "${1-}" = BLOCKS ]; then
+		model=$here/dirty_log_blocks.pml
+	fi
 	mkdir -p "$out"
 	(
 		cd "$out" || exit
 		spin -a "${@/#/-D}" "$model" >spin.log &&
-			cc -O2 -w -DSAFETY -o search pan.c &&
+			cc -O1 -w -DSAFETY -o search pan.c &&
 			./search -m200000 >pan.log
 	) || return
 	! grep -q -e 'max search depth too small' -e 'out of memory' "$out/pan.log" &&
@@ -70,6 +95,12 @@ for variant in "${variants[@]}"; do
 	name=${defines// /+}
 	name=${name:-protocol}
 	log=$dir/$name/pan.log
+	if [ "$expected" = skipped ]; then
+		ktap_test_skip "$name: takes long"
+		continue
+	elif [ "$expected" = safe ]; then
+		defines+=" $rounds"
+	fi
 	# shellcheck disable=SC2086
 	if ! search "$name" $defines; then
 		found='not searched'

@@ -30,13 +30,15 @@
  *
  * These definitions select other kinds of log, with the same protocol:
  *
- *   RING		a flag for each vCPU instead of one bit
- *   PML		no faults: the CPU sets the dirty state of an entry, and
- *			notes the page in a buffer, which KVM empties at exits
+ *   RING		a flag for each vCPU instead of one bit.  Userspace harvests
+ *			one vCPU after the other, then asks KVM for a reset
+ *   PML		the CPU sets the dirty state of an entry, and notes the page
+ *			in a buffer, which KVM empties at exits.  A fault may make
+ *			the entry dirty, too
  *   HW			the CPU sets the dirty state of an entry, and KVM reads it
  *			from the page tables.  The host takes the entry away once.
  *			One of the CPUs lacks the feature, and takes faults.  The
- *			VMM can turn the feature off.  KVM itself does not write
+ *			VMM turns the feature off and on.  KVM itself does not write
  */
 
 #ifndef WRITES
@@ -73,6 +75,7 @@ bool zapping;		/* mmu_lock is held for write */
 
 #ifdef RING
 bool dirty[VCPUS + 1];
+bool harvested;		/* entries that KVM has to reset */
 #define MARK(who)	dirty[who] = true
 #define DIRTY		(dirty[0] || dirty[1] || dirty[2])
 #else
@@ -201,6 +204,7 @@ proctype vcpu(byte me)
 		:: atomic { tlb[me] == NONE && !logged ->
 			logged = true; noted[me] = true; tlb[me] = WRITE }
 		:: noted[me] -> noted[me] = false; MARK(me)
+		:: tlb[me] == NONE && !logged -> write_fault(me)
 #else
 		:: atomic { tlb[me] == NONE && logged -> tlb[me] = WRITE }
 #ifdef HW
@@ -245,10 +249,23 @@ proctype kvm()
 	stopped++
 }
 
+#ifdef RING
+/* Userspace may leave a ring for the next round, unless this is the last one. */
+inline harvest(who)
+{
+	if
+	:: dirty[who] -> dirty[who] = false; harvested = true
+	:: !dirty[who] || stopped <= VCPUS -> skip
+	fi
+}
+#endif
+
 inline clear()
 {
 #ifdef RING
-	d_step { dirty[0] = false; dirty[1] = false; dirty[2] = false }
+	harvest(0);
+	harvest(1);
+	harvest(KVM)
 #else
 	dirty = false
 #endif
@@ -369,6 +386,11 @@ inline round()
 #ifdef COPY_FIRST
 		copy = memory;
 		flush()
+#elif defined(RING)
+		if
+		:: harvested -> flush(); copy = memory; harvested = false
+		:: else -> skip
+		fi
 #else
 		flush();
 		copy = memory
@@ -390,6 +412,7 @@ proctype migration()
 	:: rounds < ROUNDS -> round(); rounds++
 #ifdef HW
 	:: on -> turn_off()
+	:: !on -> atomic { !walking && !zapping -> on = true }
 #endif
 	:: break
 	od;
