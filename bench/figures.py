@@ -104,6 +104,7 @@ FULL = [
     Section('arm64-icount', 'arm64, instructions',
             conversions('instructions') + faults(None) + drops() + clears() + rounds() +
             [Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes')]),
+    Section('arm64-icount-n1', 'arm64 without TLBI of ranges, instructions', drops()),
     Section('arm64-vhe', 'arm64, time and stalls with two CPUs', stalls() + quiet_clears()),
 ]
 

@@ -15,6 +15,7 @@
  *                                           includes the gfn, or ended since F1
  *                                        F5   read the store, for a page larger
  *                                             than a block: is it one run?
+ *                                             (on arm64, before F3)
  *                                        F6   map
  *
  * Consider a fault on a gfn that C1 adds to the invalidation.  If F4 comes
