@@ -263,8 +263,8 @@ unsigned long kvm_mem_attrs_lookup(struct kvm_mem_attrs *ma, unsigned long gfn,
 
 	*mixed = false;
 
-	/* Most VMs have no attributes at all. */
-	if (mtree_empty(&ma->mt))
+	/* Most VMs have no attributes at all.  mtree_empty() reads this unmarked. */
+	if (!READ_ONCE(ma->mt.ma_root))
 		return 0;
 
 	/*
