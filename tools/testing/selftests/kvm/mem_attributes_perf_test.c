@@ -42,13 +42,14 @@ static int nr_slots, nr_entries = 511;
  */
 static int64_t kept_bytes(struct kvm_vm *vm)
 {
-	char path[128], line[128];
 	long bytes = 0, kib = 0;
+	char line[128];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/mem_attrs",
-		 getpid(), vm->fd);
-	f = fopen(path, "r") ?: fopen("/proc/meminfo", "r");
+	if (kvm_check_cap(KVM_CAP_GET_MEMORY_ATTRIBUTES))
+		f = vm_open_debugfs(vm, "mem_attrs");
+	else
+		f = fopen("/proc/meminfo", "r");
 	TEST_ASSERT(f, "Cannot read /proc/meminfo");
 	while (fgets(line, sizeof(line), f) && sscanf(line, "bytes %ld", &bytes) != 1 &&
 	       sscanf(line, "Slab: %ld kB", &kib) != 1)

@@ -47,28 +47,36 @@ static void *drop_pages(void *page)
 	return NULL;
 }
 
-/* Set the mode of the kernel's preemption, if that can change; return the old one. */
-static char *set_preemption(const char *mode)
+/* The mode of the kernel's preemption before the test. */
+static char old_preemption[16];
+
+static void set_preemption(const char *mode)
 {
-	FILE *f = fopen(PREEMPTION, "r+");
-	static char old[16];
+	FILE *f = fopen(PREEMPTION, "w");
 
-	if (!f)
-		return old;
-	/* The mode that is in use is in parentheses. */
-	if (fscanf(f, "%*[^(](%15[a-z])", old) == 1) {
-		rewind(f);
-		fputs(mode, f);
-	}
+	TEST_ASSERT(f, __KVM_SYSCALL_ERROR("fopen()", -1));
+	fputs(mode, f);
 	fclose(f);
-	return old;
 }
-
-static const char *old_preemption;
 
 static void restore_preemption(void)
 {
 	set_preemption(old_preemption);
+}
+
+/* Turn full preemption on until the test ends, if the kernel can change it. */
+static void turn_preemption_on(void)
+{
+	FILE *f = fopen(PREEMPTION, "r");
+
+	if (!f)
+		return;
+	/* The mode that is in use is in parentheses. */
+	if (fscanf(f, "%*[^(](%15[a-z])", old_preemption) == 1) {
+		atexit(restore_preemption);
+		set_preemption("full");
+	}
+	fclose(f);
 }
 
 static void set_shared_info(struct kvm_vm *vm, void *hva)
@@ -113,7 +121,6 @@ int main(void)
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	pthread_t thread;
-	cpu_set_t cpus;
 	int before, hits = 0;
 	void *page;
 
@@ -127,13 +134,10 @@ int main(void)
 	TEST_ASSERT(page != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
 	pending = page + PENDING_OFFSET;
 
-	CPU_ZERO(&cpus);
-	CPU_SET(sched_getcpu(), &cpus);
-	TEST_REQUIRE(!sched_setaffinity(0, sizeof(cpus), &cpus));
+	kvm_pin_this_task_to_pcpu(sched_getcpu());
 	pthread_create(&thread, NULL, drop_pages, page);
 	TEST_REQUIRE(!pthread_setschedparam(thread, SCHED_FIFO, &param));
-	old_preemption = strdup(set_preemption("full"));
-	atexit(restore_preemption);
+	turn_preemption_on();
 
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	while (timespec_elapsed(begin).tv_sec < SECONDS) {
