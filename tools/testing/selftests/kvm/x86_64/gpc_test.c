@@ -1,17 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that a gfn-to-pfn cache never keeps a page that its VMM has dropped.
+ * Test gfn-to-pfn caches beside threads of the VMM that drop pages.
  *
  * The cache is that of Xen's shared info page, at an address outside of all
- * memslots.  One thread activates the cache, over and over.  Another thread drops
- * the page at random times.  It runs on the same CPU with a realtime priority, so
- * with full preemption it can drop the page between any two instructions of the
- * refresh, which then continues with a page that is gone.
+ * memslots.
+ *
+ * A cache never keeps a page that was dropped: one thread activates the cache,
+ * over and over.  Another thread drops the page at random times.  It runs on the
+ * same CPU with a realtime priority, so with full preemption it can drop the page
+ * between any two instructions of the refresh, which then continues with a page
+ * that is gone.
+ *
+ * A cache waits while its page is dropped, but not while other pages are: a
+ * thread drops a lot of memory, and a thread with a realtime priority takes its
+ * CPU in the middle of that.  The activation of a cache in that memory must wait.
+ * The activation of another cache must succeed meanwhile.
+ *
+ * A signal ends the wait of a vCPU: the page of its clock is in memory whose drop
+ * is held.  KVM_RUN must return, and the next one must update the clock.
  */
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <sys/time.h>
 #include <time.h>
+
+#include <asm/kvm_para.h>
+#include <asm/pvclock-abi.h>
+#include <linux/time64.h>
 
 #include "kvm_util.h"
 #include "processor.h"
@@ -20,13 +38,18 @@
 #define PREEMPTION	"/sys/kernel/debug/sched/preempt"
 #define SECONDS		5
 #define PORT		5
+#define HELD_SIZE	(256UL << 20)
 
 /* The first event channels' pending bits in struct shared_info of 64-bit guests. */
 #define PENDING_OFFSET	2048
 
-static uint64_t *pending;
 static bool quiet, stop;
 static int drops;
+
+static uint64_t *pending_bits(void *page)
+{
+	return page + PENDING_OFFSET;
+}
 
 static void *drop_pages(void *page)
 {
@@ -41,7 +64,7 @@ static void *drop_pages(void *page)
 		TEST_ASSERT(!madvise(page, getpagesize(), MADV_DONTNEED),
 			    __KVM_SYSCALL_ERROR("madvise()", -1));
 		/* Fault another page in, so that a refresh finds it without waiting. */
-		WRITE_ONCE(*pending, 0);
+		WRITE_ONCE(*pending_bits(page), 0);
 		WRITE_ONCE(drops, drops + 1);
 	}
 	return NULL;
@@ -79,6 +102,75 @@ static void turn_preemption_on(void)
 	fclose(f);
 }
 
+/* A call of madvise() that drops a lot of memory, and doesn't get on. */
+struct held_drop {
+	void *mem;
+	int cpu;
+	int limit;	/* in ms; it gets on after this */
+	bool begun, held, release, too_long;
+	pthread_t dropper, hog;
+};
+
+static void *drop_memory(void *arg)
+{
+	struct held_drop *drop = arg;
+
+	kvm_pin_this_task_to_pcpu(drop->cpu);
+	TEST_ASSERT(!madvise(drop->mem, HELD_SIZE, MADV_POPULATE_WRITE),
+		    __KVM_SYSCALL_ERROR("madvise()", -1));
+	WRITE_ONCE(drop->begun, true);
+	TEST_ASSERT(!madvise(drop->mem, HELD_SIZE, MADV_DONTNEED),
+		    __KVM_SYSCALL_ERROR("madvise()", -1));
+	return NULL;
+}
+
+static int64_t elapsed_ms(struct timespec since)
+{
+	return timespec_to_ns(timespec_elapsed(since)) / NSEC_PER_MSEC;
+}
+
+/* Once the drop has begun, take its CPU. */
+static void *hog_cpu(void *arg)
+{
+	struct held_drop *drop = arg;
+	struct sched_param param = { .sched_priority = 1 };
+	struct timespec begin;
+
+	kvm_pin_this_task_to_pcpu(drop->cpu);
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO, &param),
+		    __KVM_SYSCALL_ERROR("sched_setscheduler()", -1));
+	while (!READ_ONCE(drop->begun))
+		usleep(100);
+	usleep(5000);
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	WRITE_ONCE(drop->held, true);
+	while (!READ_ONCE(drop->release) && !drop->too_long)
+		drop->too_long = elapsed_ms(begin) >= drop->limit;
+	return NULL;
+}
+
+static void hold_drop(struct held_drop *drop, int limit)
+{
+	*drop = (struct held_drop) {
+		.mem = drop->mem,
+		.cpu = drop->cpu,
+		.limit = limit,
+	};
+	pthread_create(&drop->hog, NULL, hog_cpu, drop);
+	pthread_create(&drop->dropper, NULL, drop_memory, drop);
+	while (!READ_ONCE(drop->held))
+		usleep(100);
+}
+
+/* Return false if the drop was held until the hog gave up. */
+static bool release_drop(struct held_drop *drop)
+{
+	WRITE_ONCE(drop->release, true);
+	pthread_join(drop->hog, NULL);
+	pthread_join(drop->dropper, NULL);
+	return !drop->too_long;
+}
+
 static void set_shared_info(struct kvm_vm *vm, void *hva)
 {
 	struct kvm_xen_hvm_attr attr = {
@@ -90,7 +182,7 @@ static void set_shared_info(struct kvm_vm *vm, void *hva)
 }
 
 /* With the cache valid, KVM must write to the page that is mapped now. */
-static void check_page(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
+static void check_page(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page)
 {
 	struct kvm_irq_routing_xen_evtchn event = {
 		.port = PORT,
@@ -98,11 +190,146 @@ static void check_page(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
 		.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
 	};
 
-	WRITE_ONCE(*pending, 0);
+	WRITE_ONCE(*pending_bits(page), 0);
 	TEST_ASSERT(__vm_ioctl(vm, KVM_XEN_HVM_EVTCHN_SEND, &event) >= 0,
 		    KVM_IOCTL_ERROR(KVM_XEN_HVM_EVTCHN_SEND, -1));
-	TEST_ASSERT(READ_ONCE(*pending) == BIT(PORT),
+	TEST_ASSERT(READ_ONCE(*pending_bits(page)) == BIT(PORT),
 		    "KVM wrote the event to a page that was dropped");
+}
+
+static void test_drops_of_the_page(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page)
+{
+	struct sched_param param = { .sched_priority = 1 };
+	struct timespec begin;
+	pthread_t thread;
+	int before, hits = 0;
+
+	pthread_create(&thread, NULL, drop_pages, page);
+	TEST_REQUIRE(!pthread_setschedparam(thread, SCHED_FIFO, &param));
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	while (timespec_elapsed(begin).tv_sec < SECONDS) {
+		before = READ_ONCE(drops);
+		set_shared_info(vm, page);
+		if (READ_ONCE(drops) != before) {
+			WRITE_ONCE(quiet, true);
+			check_page(vm, vcpu, page);
+			WRITE_ONCE(quiet, false);
+			hits++;
+		}
+		set_shared_info(vm, NULL);
+	}
+	pr_info("%d drops, %d of them during an activation\n", drops, hits);
+
+	WRITE_ONCE(stop, true);
+	pthread_join(thread, NULL);
+}
+
+static void *map_small_pages(void)
+{
+	void *mem = mmap(NULL, HELD_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	/* To drop them takes long. */
+	madvise(mem, HELD_SIZE, MADV_NOHUGEPAGE);
+	return mem;
+}
+
+static void test_held_drops(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page, int cpu)
+{
+	struct held_drop drop = { .cpu = cpu };
+	void *last_page;
+
+	drop.mem = map_small_pages();
+
+	hold_drop(&drop, SECONDS * MSEC_PER_SEC);
+	set_shared_info(vm, page);
+	TEST_ASSERT(release_drop(&drop), "The activation waited for a drop of other pages");
+	set_shared_info(vm, NULL);
+
+	hold_drop(&drop, 200);
+	last_page = drop.mem + HELD_SIZE - getpagesize();
+	set_shared_info(vm, last_page);
+	release_drop(&drop);
+	check_page(vm, vcpu, last_page);
+	set_shared_info(vm, NULL);
+	munmap(drop.mem, HELD_SIZE);
+}
+
+#define CLOCK_GPA	BIT_ULL(32)
+#define CLOCK_SLOT	10
+
+static void guest_code(uint64_t clock_gpa)
+{
+	wrmsr(MSR_KVM_SYSTEM_TIME_NEW, clock_gpa | KVM_MSR_ENABLED);
+	for (;;)
+		GUEST_SYNC(0);
+}
+
+static void ignore_signal(int signal)
+{
+}
+
+/* Send signals to the main thread, every so many ms.  0 stops them. */
+static void send_signals(int ms)
+{
+	const struct itimerval timer = {
+		.it_value.tv_usec = ms * 1000,
+		.it_interval.tv_usec = ms * 1000,
+	};
+
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+/*
+ * KVM_RUN while the page of the vCPU's clock is being dropped, and the thread gets
+ * signals.  Return false if the vCPU got into the guest.
+ */
+static bool run_with_signals(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
+{
+	struct kvm_clock_data clock = {};
+	int ret;
+
+	/* Each vCPU has to update its clock. */
+	vm_ioctl(vm, KVM_SET_CLOCK, &clock);
+
+	send_signals(10);
+	ret = __vcpu_run(vcpu);
+	TEST_ASSERT(!ret || errno == EINTR, KVM_IOCTL_ERROR(KVM_RUN, ret));
+	send_signals(0);
+	return ret;
+}
+
+static void test_signals(int cpu)
+{
+	const struct sigaction action = { .sa_handler = ignore_signal };
+	struct held_drop drop = { .cpu = cpu };
+	struct pvclock_vcpu_time_info *clock;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	bool interrupted;
+
+	sigaction(SIGALRM, &action, NULL);
+	drop.mem = map_small_pages();
+	clock = drop.mem + HELD_SIZE - getpagesize();
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
+	vm_set_user_memory_region(vm, CLOCK_SLOT, 0, CLOCK_GPA, HELD_SIZE, drop.mem);
+	vcpu_args_set(vcpu, 1, CLOCK_GPA + HELD_SIZE - getpagesize());
+	vcpu_run(vcpu);
+	TEST_ASSERT(clock->version && !(clock->version & 1), "KVM sets no clock");
+
+	hold_drop(&drop, SECONDS * MSEC_PER_SEC);
+	interrupted = run_with_signals(vm, vcpu);
+	TEST_ASSERT(release_drop(&drop), "No signal ended KVM_RUN");
+	TEST_ASSERT(interrupted, "The vCPU didn't wait for its clock");
+
+	TEST_ASSERT(!clock->version, "The page of the clock was not dropped");
+	vcpu_run(vcpu);
+	TEST_ASSERT(clock->version && !(clock->version & 1), "The clock was not updated later");
+	kvm_vm_free(vm);
+	munmap(drop.mem, HELD_SIZE);
 }
 
 int main(void)
@@ -116,12 +343,8 @@ int main(void)
 			 KVM_XEN_HVM_CONFIG_EVTCHN_SEND,
 		.msr = 0x40000000,
 	};
-	struct sched_param param = { .sched_priority = 1 };
-	struct timespec begin;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
-	pthread_t thread;
-	int before, hits = 0;
 	void *page;
 
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_XEN_HVM) & KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA);
@@ -132,29 +355,18 @@ int main(void)
 	page = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	TEST_ASSERT(page != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
-	pending = page + PENDING_OFFSET;
 
-	kvm_pin_this_task_to_pcpu(sched_getcpu());
-	pthread_create(&thread, NULL, drop_pages, page);
-	TEST_REQUIRE(!pthread_setschedparam(thread, SCHED_FIFO, &param));
+	kvm_pin_this_task_to_pcpu(0);
 	turn_preemption_on();
 
-	clock_gettime(CLOCK_MONOTONIC, &begin);
-	while (timespec_elapsed(begin).tv_sec < SECONDS) {
-		before = READ_ONCE(drops);
-		set_shared_info(vm, page);
-		if (READ_ONCE(drops) != before) {
-			WRITE_ONCE(quiet, true);
-			check_page(vm, vcpu);
-			WRITE_ONCE(quiet, false);
-			hits++;
-		}
-		set_shared_info(vm, NULL);
+	if (get_nprocs() > 1) {
+		test_held_drops(vm, vcpu, page, 1);
+		test_signals(1);
+	} else {
+		print_skip("A drop that doesn't get on takes a second CPU");
 	}
-	pr_info("%d drops, %d of them during an activation\n", drops, hits);
+	test_drops_of_the_page(vm, vcpu, page);
 
-	WRITE_ONCE(stop, true);
-	pthread_join(thread, NULL);
 	kvm_vm_free(vm);
 	return 0;
 }
