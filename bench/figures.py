@@ -3,7 +3,8 @@
 from collections import namedtuple
 
 # One figure of a selftest: its name there, a description, its unit, and the limit for a
-# counted figure: (kind, limit).  A busy host changes times, so times have no limit.
+# counted figure: (kind, limit).  The limit of kind "like" is a factor and the name of
+# another figure.  A busy host changes times, so times have no limit.
 Figure = namedtuple('Figure', 'name what unit wanted', defaults=[None])
 # The figures of one machine of lab/rows.
 Section = namedtuple('Section', 'machine title figures')
@@ -14,6 +15,8 @@ SIZES = (64, 256, 1024)     # MiB that are cleared while a vCPU writes
 GUESSES = {'to_private_1t': 16, 'to_private_16t': 256}      # times 64 GiB
 
 SAME_COST = ('ratio', 0.98)
+CACHES = (96, 1536, 5121)
+LIKE_NO_CACHE = ('like', (1.3, 'drop_miss_0'))
 
 
 def conversions(unit, whole=None, like=None, ratio_2m=None, ratio_page=None):
@@ -53,6 +56,15 @@ def drops():
     return [
         Figure('drop_plain_256m', 'the host drops 256 MiB that a guest has mapped', 'instructions'),
         Figure('drop_mixed_256m', 'the same, every other page private', 'instructions')]
+
+
+def caches():
+    return [
+        Figure('drop_miss_0', 'the host drops a page, no pfn caches', 'instructions'),
+        *(Figure(f'drop_miss_{n}', f'  {n} pfn caches of other pages', 'instructions', LIKE_NO_CACHE)
+          for n in CACHES),
+        *(Figure(f'drop_hit_{n}', f'  {n} pfn caches, one of them of the page', 'instructions', LIKE_NO_CACHE)
+          for n in CACHES)]
 
 
 def stalls():
@@ -98,8 +110,8 @@ FULL = [
         Figure('kept_64g', 'kept for 64 GiB', 'bytes', ('most', 16384)),
         Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes', ('ratio', 10))]),
     Section('x86-svm-icount', 'x86, instructions',
-            conversions('instructions', ('ratio', 10000), ('like_64g', 2), ('ratio', 20), ('ratio', 1)) +
-            faults() + drops() + clears()),
+            conversions('instructions', ('ratio', 10000), ('like', (2, 'to_private_64g')), ('ratio', 20), ('ratio', 1)) +
+            faults() + drops() + clears() + caches()),
     Section('x86-svm-smp', 'x86, stalls with two CPUs', stalls()),
     Section('arm64-icount', 'arm64, instructions',
             conversions('instructions') + faults(None) + drops() + clears() + rounds() +
@@ -161,8 +173,9 @@ def verdict(figure, machine, stock, ours):
     value = ours[machine, figure.name]
     if kind == 'most':
         text, good = f'<= {human(limit, figure.unit)}', value <= limit
-    elif kind == 'like_64g':
-        text, good = f'<= {limit} x 64 GiB', value <= limit * ours[machine, 'to_private_64g']
+    elif kind == 'like':
+        factor, name = limit
+        text, good = f'<= {factor} x {name}', value <= factor * ours[machine, name]
     elif kind == 'ratio' and (machine, figure.name) in stock:
         text, good = f'ratio >= {limit:,}', stock[machine, figure.name] >= limit * max(value, 1)
     else:

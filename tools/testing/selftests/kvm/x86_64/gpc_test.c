@@ -91,15 +91,19 @@ static void restore_preemption(void)
 static void turn_preemption_on(void)
 {
 	FILE *f = fopen(PREEMPTION, "r");
+	char modes[64] = "";
+	char *mode;
 
 	if (!f)
 		return;
+	fgets(modes, sizeof(modes), f);
+	fclose(f);
 	/* The mode that is in use is in parentheses. */
-	if (fscanf(f, "%*[^(](%15[a-z])", old_preemption) == 1) {
+	mode = strchr(modes, '(');
+	if (mode && sscanf(mode, "(%15[a-z])", old_preemption) == 1) {
 		atexit(restore_preemption);
 		set_preemption("full");
 	}
-	fclose(f);
 }
 
 /* A call of madvise() that drops a lot of memory, and doesn't get on. */
@@ -107,9 +111,29 @@ struct held_drop {
 	void *mem;
 	int cpu;
 	int limit;	/* in ms; it gets on after this */
-	bool begun, held, release, too_long;
+	bool populated, held, release;
 	pthread_t dropper, hog;
 };
+
+static void *last_page(struct held_drop *drop)
+{
+	return drop->mem + HELD_SIZE - getpagesize();
+}
+
+static bool is_mapped(void *page)
+{
+	unsigned char in_core;
+
+	TEST_ASSERT(!mincore(page, getpagesize(), &in_core),
+		    __KVM_SYSCALL_ERROR("mincore()", -1));
+	return in_core & 1;
+}
+
+/* Has the drop begun, but not ended?  It goes from the first page to the last. */
+static bool is_dropping(struct held_drop *drop)
+{
+	return !is_mapped(drop->mem) && is_mapped(last_page(drop));
+}
 
 static void *drop_memory(void *arg)
 {
@@ -118,15 +142,10 @@ static void *drop_memory(void *arg)
 	kvm_pin_this_task_to_pcpu(drop->cpu);
 	TEST_ASSERT(!madvise(drop->mem, HELD_SIZE, MADV_POPULATE_WRITE),
 		    __KVM_SYSCALL_ERROR("madvise()", -1));
-	WRITE_ONCE(drop->begun, true);
+	WRITE_ONCE(drop->populated, true);
 	TEST_ASSERT(!madvise(drop->mem, HELD_SIZE, MADV_DONTNEED),
 		    __KVM_SYSCALL_ERROR("madvise()", -1));
 	return NULL;
-}
-
-static int64_t elapsed_ms(struct timespec since)
-{
-	return timespec_to_ns(timespec_elapsed(since)) / NSEC_PER_MSEC;
 }
 
 /* Once the drop has begun, take its CPU. */
@@ -139,36 +158,46 @@ static void *hog_cpu(void *arg)
 	kvm_pin_this_task_to_pcpu(drop->cpu);
 	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO, &param),
 		    __KVM_SYSCALL_ERROR("sched_setscheduler()", -1));
-	while (!READ_ONCE(drop->begun))
+	while (!READ_ONCE(drop->populated) || is_mapped(drop->mem))
 		usleep(100);
-	usleep(5000);
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	WRITE_ONCE(drop->held, true);
-	while (!READ_ONCE(drop->release) && !drop->too_long)
-		drop->too_long = elapsed_ms(begin) >= drop->limit;
+	while (!READ_ONCE(drop->release) &&
+	       timespec_to_ns(timespec_elapsed(begin)) < drop->limit * NSEC_PER_MSEC)
+		cpu_relax();
 	return NULL;
+}
+
+/* Return whether the drop was going on until now. */
+static bool release_drop(struct held_drop *drop)
+{
+	bool dropping = is_dropping(drop);
+
+	WRITE_ONCE(drop->release, true);
+	pthread_join(drop->hog, NULL);
+	pthread_join(drop->dropper, NULL);
+	return dropping;
 }
 
 static void hold_drop(struct held_drop *drop, int limit)
 {
-	*drop = (struct held_drop) {
-		.mem = drop->mem,
-		.cpu = drop->cpu,
-		.limit = limit,
-	};
-	pthread_create(&drop->hog, NULL, hog_cpu, drop);
-	pthread_create(&drop->dropper, NULL, drop_memory, drop);
-	while (!READ_ONCE(drop->held))
-		usleep(100);
-}
+	int tries;
 
-/* Return false if the drop was held until the hog gave up. */
-static bool release_drop(struct held_drop *drop)
-{
-	WRITE_ONCE(drop->release, true);
-	pthread_join(drop->hog, NULL);
-	pthread_join(drop->dropper, NULL);
-	return !drop->too_long;
+	for (tries = 0; tries < 20; tries++) {
+		drop->limit = limit;
+		drop->populated = false;
+		drop->held = false;
+		drop->release = false;
+		pthread_create(&drop->hog, NULL, hog_cpu, drop);
+		pthread_create(&drop->dropper, NULL, drop_memory, drop);
+		while (!READ_ONCE(drop->held))
+			usleep(100);
+		if (is_dropping(drop))
+			return;
+		/* It was too fast. */
+		release_drop(drop);
+	}
+	TEST_FAIL("No drop could be held");
 }
 
 static void set_shared_info(struct kvm_vm *vm, void *hva)
@@ -239,20 +268,25 @@ static void *map_small_pages(void)
 static void test_held_drops(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page, int cpu)
 {
 	struct held_drop drop = { .cpu = cpu };
-	void *last_page;
 
 	drop.mem = map_small_pages();
 
 	hold_drop(&drop, SECONDS * MSEC_PER_SEC);
 	set_shared_info(vm, page);
 	TEST_ASSERT(release_drop(&drop), "The activation waited for a drop of other pages");
-	set_shared_info(vm, NULL);
 
+	/* Move the cache to a page that is being dropped. */
 	hold_drop(&drop, 200);
-	last_page = drop.mem + HELD_SIZE - getpagesize();
-	set_shared_info(vm, last_page);
+	set_shared_info(vm, last_page(&drop));
 	release_drop(&drop);
-	check_page(vm, vcpu, last_page);
+	check_page(vm, vcpu, last_page(&drop));
+
+	/* KVM knows where the cache is now. */
+	TEST_ASSERT(!madvise(last_page(&drop), getpagesize(), MADV_DONTNEED),
+		    __KVM_SYSCALL_ERROR("madvise()", -1));
+	/* Take the page that was freed, so that the next one is another. */
+	memset(drop.mem, 1, getpagesize());
+	check_page(vm, vcpu, last_page(&drop));
 	set_shared_info(vm, NULL);
 	munmap(drop.mem, HELD_SIZE);
 }
@@ -312,11 +346,14 @@ static void test_signals(int cpu)
 
 	sigaction(SIGALRM, &action, NULL);
 	drop.mem = map_small_pages();
-	clock = drop.mem + HELD_SIZE - getpagesize();
+	clock = last_page(&drop);
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	vm_set_user_memory_region(vm, CLOCK_SLOT, 0, CLOCK_GPA, HELD_SIZE, drop.mem);
 	vcpu_args_set(vcpu, 1, CLOCK_GPA + HELD_SIZE - getpagesize());
+	vcpu_run(vcpu);
+	/* 100 ms after the guest has set the clock, KVM updates it once more. */
+	usleep(200000);
 	vcpu_run(vcpu);
 	TEST_ASSERT(clock->version && !(clock->version & 1), "KVM sets no clock");
 
