@@ -305,6 +305,19 @@ static void start_cpus(void)
 	}
 }
 
+/* A kernel that finds data races does nothing until it is told to. */
+static void start_kcsan(void)
+{
+	const char *path = "/sys/kernel/debug/kcsan";
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, "on", 2) != 2)
+		fail("turn on", path);
+	close(fd);
+}
+
 static pid_t start_command(int out)
 {
 	static char *argv[MAX_ARGS + 1];
@@ -395,6 +408,7 @@ static int set_up(void)
 	if (load_modules())
 		hold_vm();
 	start_cpus();
+	start_kcsan();
 	return out;
 }
 
