@@ -3,8 +3,8 @@
 from collections import namedtuple
 
 # One figure of a selftest: its name there, a description, its unit, and the limit for a
-# counted figure: (kind, limit).  The limit of kind "like" is a factor and the name of
-# another figure.  A busy host changes times, so times have no limit.
+# counted figure: (kind, limit).  The limit of kind "like" is a factor, and the name
+# of another figure and a short one for it.  A busy host changes times, so times have no limit.
 Figure = namedtuple('Figure', 'name what unit wanted', defaults=[None])
 # The figures of one machine of lab/rows.
 Section = namedtuple('Section', 'machine title figures')
@@ -16,7 +16,7 @@ GUESSES = {'to_private_1t': 16, 'to_private_16t': 256}      # times 64 GiB
 
 SAME_COST = ('ratio', 0.98)
 CACHES = (96, 1536, 5121)
-LIKE_NO_CACHE = ('like', (1.3, 'drop_miss_0'))
+LIKE_NO_CACHE = ('like', (1.3, 'drop_miss_0', 'no cache'))
 
 
 def conversions(unit, whole=None, like=None, ratio_2m=None, ratio_page=None):
@@ -110,7 +110,7 @@ FULL = [
         Figure('kept_64g', 'kept for 64 GiB', 'bytes', ('most', 16384)),
         Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes', ('ratio', 10))]),
     Section('x86-svm-icount', 'x86, instructions',
-            conversions('instructions', ('ratio', 10000), ('like', (2, 'to_private_64g')), ('ratio', 20), ('ratio', 1)) +
+            conversions('instructions', ('ratio', 10000), ('like', (2, 'to_private_64g', '64 GiB')), ('ratio', 20), ('ratio', 1)) +
             faults() + drops() + clears() + caches()),
     Section('x86-svm-smp', 'x86, stalls with two CPUs', stalls()),
     Section('arm64-icount', 'arm64, instructions',
@@ -174,8 +174,8 @@ def verdict(figure, machine, stock, ours):
     if kind == 'most':
         text, good = f'<= {human(limit, figure.unit)}', value <= limit
     elif kind == 'like':
-        factor, name = limit
-        text, good = f'<= {factor} x {name}', value <= factor * ours[machine, name]
+        factor, name, label = limit
+        text, good = f'<= {factor} x {label}', value <= factor * ours[machine, name]
     elif kind == 'ratio' and (machine, figure.name) in stock:
         text, good = f'ratio >= {limit:,}', stock[machine, figure.name] >= limit * max(value, 1)
     else:
