@@ -3,8 +3,9 @@
 from collections import namedtuple
 
 # One figure of a selftest: its name there, a description, its unit, and the limit for a
-# counted figure: (kind, limit).  The limit of kind "like" is a factor, and the name
-# of another figure and a short one for it.  A busy host changes times, so times have no limit.
+# counted figure: (kind, limit).  The limit of kind "like" is a factor, the name of
+# another figure, and a short name for that.  A busy host changes times, so times have no
+# limit.
 Figure = namedtuple('Figure', 'name what unit wanted', defaults=[None])
 # The figures of one machine of lab/rows.
 Section = namedtuple('Section', 'machine title figures')
