@@ -28,14 +28,13 @@
 /* The pages of a vCPU's caches. */
 #define PAGES	2
 
-static void set_attr(struct kvm_vm *vm, int type, uint64_t value)
+static void set_shared_info(struct kvm_vm *vm, void *page)
 {
-	struct kvm_xen_hvm_attr attr = { .type = type };
+	struct kvm_xen_hvm_attr attr = {
+		.type = KVM_XEN_ATTR_TYPE_SHARED_INFO_HVA,
+		.u.shared_info.hva = (uintptr_t)page,
+	};
 
-	if (type == KVM_XEN_ATTR_TYPE_LONG_MODE)
-		attr.u.long_mode = value;
-	else
-		attr.u.shared_info.hva = value;
 	vm_ioctl(vm, KVM_XEN_HVM_SET_ATTR, &attr);
 }
 
@@ -76,7 +75,7 @@ static int64_t drop(struct kvm_vm *vm, void *page, bool is_shared_info)
 	for (i = 0; i < TIMES; i++) {
 		WRITE_ONCE(*(uint64_t *)page, i);
 		if (is_shared_info)
-			set_attr(vm, KVM_XEN_ATTR_TYPE_SHARED_INFO_HVA, (uintptr_t)page);
+			set_shared_info(vm, page);
 		ns[i] = -now_ns();
 		TEST_ASSERT(!madvise(page, getpagesize(), MADV_DONTNEED),
 			    __KVM_SYSCALL_ERROR("madvise()", -1));
@@ -91,6 +90,10 @@ static void measure(int nr_vcpus)
 		.flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL,
 		.msr = 0x40000000,
 	};
+	struct kvm_xen_hvm_attr long_mode = {
+		.type = KVM_XEN_ATTR_TYPE_LONG_MODE,
+		.u.long_mode = 1,
+	};
 	size_t size = PAGES * getpagesize() * max(nr_vcpus, 1);
 	void *mem = map_pages(size), *page = map_pages(getpagesize());
 	void *shared_info = map_pages(getpagesize());
@@ -98,12 +101,12 @@ static void measure(int nr_vcpus)
 	int i, caches = 0;
 
 	vm_ioctl(vm, KVM_XEN_HVM_CONFIG, &config);
-	set_attr(vm, KVM_XEN_ATTR_TYPE_LONG_MODE, 1);
+	vm_ioctl(vm, KVM_XEN_HVM_SET_ATTR, &long_mode);
 	vm_set_user_memory_region(vm, SLOT, 0, BASE, size, mem);
 	for (i = 0; i < nr_vcpus; i++)
 		add_vcpu(vm, i);
 	if (nr_vcpus) {
-		set_attr(vm, KVM_XEN_ATTR_TYPE_SHARED_INFO_HVA, (uintptr_t)shared_info);
+		set_shared_info(vm, shared_info);
 		caches = 5 * nr_vcpus + 1;
 	}
 

@@ -51,6 +51,20 @@ static uint64_t *pending_bits(void *page)
 	return page + PENDING_OFFSET;
 }
 
+static void *map_pages(size_t size)
+{
+	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	return mem;
+}
+
+static void advise(void *mem, size_t size, int advice)
+{
+	TEST_ASSERT(!madvise(mem, size, advice), __KVM_SYSCALL_ERROR("madvise()", -1));
+}
+
 static void *drop_pages(void *page)
 {
 	struct timespec pause = {};
@@ -61,8 +75,7 @@ static void *drop_pages(void *page)
 		clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
 		if (READ_ONCE(quiet))
 			continue;
-		TEST_ASSERT(!madvise(page, getpagesize(), MADV_DONTNEED),
-			    __KVM_SYSCALL_ERROR("madvise()", -1));
+		advise(page, getpagesize(), MADV_DONTNEED);
 		/* Fault another page in, so that a refresh finds it without waiting. */
 		WRITE_ONCE(*pending_bits(page), 0);
 		WRITE_ONCE(drops, drops + 1);
@@ -140,11 +153,9 @@ static void *drop_memory(void *arg)
 	struct held_drop *drop = arg;
 
 	kvm_pin_this_task_to_pcpu(drop->cpu);
-	TEST_ASSERT(!madvise(drop->mem, HELD_SIZE, MADV_POPULATE_WRITE),
-		    __KVM_SYSCALL_ERROR("madvise()", -1));
+	advise(drop->mem, HELD_SIZE, MADV_POPULATE_WRITE);
 	WRITE_ONCE(drop->populated, true);
-	TEST_ASSERT(!madvise(drop->mem, HELD_SIZE, MADV_DONTNEED),
-		    __KVM_SYSCALL_ERROR("madvise()", -1));
+	advise(drop->mem, HELD_SIZE, MADV_DONTNEED);
 	return NULL;
 }
 
@@ -256,10 +267,8 @@ static void test_drops_of_the_page(struct kvm_vm *vm, struct kvm_vcpu *vcpu, voi
 
 static void *map_small_pages(void)
 {
-	void *mem = mmap(NULL, HELD_SIZE, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *mem = map_pages(HELD_SIZE);
 
-	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
 	/* To drop them takes long. */
 	madvise(mem, HELD_SIZE, MADV_NOHUGEPAGE);
 	return mem;
@@ -282,8 +291,7 @@ static void test_held_drops(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page
 	check_page(vm, vcpu, last_page(&drop));
 
 	/* KVM knows where the cache is now. */
-	TEST_ASSERT(!madvise(last_page(&drop), getpagesize(), MADV_DONTNEED),
-		    __KVM_SYSCALL_ERROR("madvise()", -1));
+	advise(last_page(&drop), getpagesize(), MADV_DONTNEED);
 	/* Take the page that was freed, so that the next one is another. */
 	memset(drop.mem, 1, getpagesize());
 	check_page(vm, vcpu, last_page(&drop));
@@ -389,9 +397,7 @@ int main(void)
 	vm = vm_create_with_one_vcpu(&vcpu, NULL);
 	vm_ioctl(vm, KVM_XEN_HVM_CONFIG, &config);
 	vm_ioctl(vm, KVM_XEN_HVM_SET_ATTR, &long_mode);
-	page = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(page != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	page = map_pages(getpagesize());
 
 	kvm_pin_this_task_to_pcpu(0);
 	turn_preemption_on();
