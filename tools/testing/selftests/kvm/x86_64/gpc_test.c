@@ -16,6 +16,9 @@
  * CPU in the middle of that.  The activation of a cache in that memory must wait.
  * The activation of another cache must succeed meanwhile.
  *
+ * The host doesn't lose what KVM writes when it reclaims memory: a page that user
+ * space has only read is clean, until KVM writes to it through a cache.
+ *
  * A signal ends the wait of a vCPU: the page of its clock is in memory whose drop
  * is held.  KVM_RUN must return, and the next one must update the clock.
  */
@@ -221,8 +224,7 @@ static void set_shared_info(struct kvm_vm *vm, void *hva)
 	vm_ioctl(vm, KVM_XEN_HVM_SET_ATTR, &attr);
 }
 
-/* With the cache valid, KVM must write to the page that is mapped now. */
-static void check_page(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page)
+static void send_event(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
 {
 	struct kvm_irq_routing_xen_evtchn event = {
 		.port = PORT,
@@ -230,11 +232,45 @@ static void check_page(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page)
 		.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
 	};
 
-	WRITE_ONCE(*pending_bits(page), 0);
 	TEST_ASSERT(__vm_ioctl(vm, KVM_XEN_HVM_EVTCHN_SEND, &event) >= 0,
 		    KVM_IOCTL_ERROR(KVM_XEN_HVM_EVTCHN_SEND, -1));
+}
+
+/* With the cache valid, KVM must write to the page that is mapped now. */
+static void check_page(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page)
+{
+	WRITE_ONCE(*pending_bits(page), 0);
+	send_event(vm, vcpu);
 	TEST_ASSERT(READ_ONCE(*pending_bits(page)) == BIT(PORT),
 		    "KVM wrote the event to a page that was dropped");
+}
+
+static void test_reclaim(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
+{
+	size_t size = getpagesize();
+	void *page, *other;
+	int fd;
+
+	fd = memfd_create("gpc_test", 0);
+	TEST_ASSERT(fd >= 0, __KVM_SYSCALL_ERROR("memfd_create()", fd));
+	TEST_ASSERT(!ftruncate(fd, 2 * size), __KVM_SYSCALL_ERROR("ftruncate()", -1));
+	page = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	TEST_ASSERT(page != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	other = page + size;
+
+	/* The pages are mapped for writing, but clean. */
+	advise(page, 2 * size, MADV_POPULATE_READ);
+	set_shared_info(vm, page);
+	send_event(vm, vcpu);
+	advise(page, 2 * size, MADV_PAGEOUT);
+
+	TEST_ASSERT(!is_mapped(other), "The host doesn't reclaim a clean page");
+	TEST_ASSERT(READ_ONCE(*pending_bits(page)) == BIT(PORT),
+		    "The host reclaimed a page that KVM had written to");
+
+	set_shared_info(vm, NULL);
+	munmap(page, 2 * size);
+	close(fd);
 }
 
 static void test_drops_of_the_page(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page)
@@ -408,6 +444,7 @@ int main(void)
 	} else {
 		print_skip("A drop that doesn't get on takes a second CPU");
 	}
+	test_reclaim(vm, vcpu);
 	test_drops_of_the_page(vm, vcpu, page);
 
 	kvm_vm_free(vm);
