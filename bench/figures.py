@@ -68,6 +68,12 @@ def caches():
           for n in CACHES)]
 
 
+def round_trips(*names):
+    return [
+        Figure('nested_plain', 'L2 to L1 and back', 'ticks', ('ratio', 1)),
+        *(Figure(f'nested_{name}', f'  {what}', 'ticks', ('ratio', limit)) for name, what, limit in names)]
+
+
 def stalls():
     return [figure for mib in SIZES for figure in (
         Figure(f'stall_p99_{mib}m', f'a write while {mib} MiB are cleared, p99', 'ns'),
@@ -113,6 +119,10 @@ FULL = [
     Section('x86-svm-icount', 'x86, instructions',
             conversions('instructions', ('ratio', 10000), ('like', (2, 'to_private_64g', '64 GiB')), ('ratio', 20), ('ratio', 1)) +
             faults() + drops() + clears() + caches()),
+    Section('x86-svm-icount', 'nested SVM, TSC ticks (instructions)',
+            round_trips(('msr', 'with an MSR bitmap', 1))),
+    Section('x86-vmx', 'nested VMX, TSC ticks (about one an instruction)',
+            round_trips(('msr', 'with an MSR bitmap', 1), ('apic', "with L1's APIC pages", 1), ('all', 'with both', 1.11))),
     Section('x86-svm-smp', 'x86, stalls with two CPUs', stalls()),
     Section('arm64-icount', 'arm64, instructions',
             conversions('instructions') + faults(None) + drops() + clears() + rounds() +
@@ -156,8 +166,8 @@ def human(value, unit):
     if unit == 'bytes':
         return scaled(value, BYTES)
     if unit == 'instructions':
-        return f'{value:,} instr.' if value < 1e6 else scaled(value, [(1e9, 'G instr.'), (1e6, 'M instr.')])
-    return f'{value:,} ' + {'percent': '%', 'a_second': '/s'}[unit]
+        return f'{value:,} instr.' if value < 1e6 else scaled(value, [(1e12, 'T instr.'), (1e9, 'G instr.'), (1e6, 'M instr.')])
+    return f'{value:,} ' + {'percent': '%', 'a_second': '/s', 'ticks': 'ticks'}[unit]
 
 
 def ratio(stock, ours, unit):
