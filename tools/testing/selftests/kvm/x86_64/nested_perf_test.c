@@ -106,18 +106,6 @@ static void l1_svm_code(struct svm_test_data *svm, int use)
 	}
 }
 
-static uint64_t next_figure(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
-		REPORT_GUEST_ASSERT(uc);
-	TEST_ASSERT(uc.cmd == UCALL_SYNC, "ucall %lu", uc.cmd);
-	return uc.args[1];
-}
-
 static void measure(const char *name, int use)
 {
 	bool vmx = kvm_cpu_has(X86_FEATURE_VMX);
@@ -135,9 +123,9 @@ static void measure(const char *name, int use)
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT, 2, 0);
 	vcpu_args_set(vcpu, 2, gva, use);
 
-	next_figure(vcpu);
+	vcpu_run_until_sync(vcpu);
 	for (i = 0; i < RUNS; i++)
-		trips[i] = next_figure(vcpu);
+		trips[i] = vcpu_run_until_sync(vcpu).args[1];
 	figure(median(trips, RUNS), "ticks", "nested_%s", name);
 	kvm_vm_free(vm);
 }

@@ -151,19 +151,6 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *code, void *mem)
 	return vm;
 }
 
-/* Run the vCPU until it tells something. */
-static struct ucall run_until_sync(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
-		REPORT_GUEST_ASSERT(uc);
-	TEST_ASSERT(uc.cmd == UCALL_SYNC, "ucall %lu", uc.cmd);
-	return uc;
-}
-
 /* Run L2 until it stops, and check what it has read. */
 static void run_l2(struct kvm_vm *vm, struct kvm_vcpu *vcpu, uint64_t cr8, uint64_t expected)
 {
@@ -171,7 +158,7 @@ static void run_l2(struct kvm_vm *vm, struct kvm_vcpu *vcpu, uint64_t cr8, uint6
 
 	next_cr8 = cr8;
 	sync_global_to_guest(vm, next_cr8);
-	uc = run_until_sync(vcpu);
+	uc = vcpu_run_until_sync(vcpu);
 	TEST_ASSERT(uc.args[2] == expected, "CR8 is %lu, not %lu", uc.args[2], expected);
 	TEST_ASSERT(uc.args[3] == expected << 4,
 		    "L2 reads TPR from the APIC-access page, and gets %lx, not %lx",
@@ -265,7 +252,7 @@ static void check_msr(struct kvm_vcpu *vcpu, void *mem, bool intercept)
 	struct ucall uc;
 
 	memset(mem + MSR_PERMISSIONS * PAGE_SIZE, intercept ? 0xff : 0, PAGE_SIZE);
-	uc = run_until_sync(vcpu);
+	uc = vcpu_run_until_sync(vcpu);
 	TEST_ASSERT(uc.args[1] == intercept, "RDMSR %s to L1",
 		    uc.args[1] ? "exits" : "doesn't exit");
 }
