@@ -70,6 +70,7 @@ def caches():
 
 def round_trips(*names):
     return [
+        Figure('nested_exit', 'an exit to KVM and back, without L2', 'ticks', ('ratio', 0.998)),
         Figure('nested_plain', 'L2 to L1 and back', 'ticks', ('ratio', 1)),
         *(Figure(f'nested_{name}', f'  {what}', 'ticks', ('ratio', limit)) for name, what, limit in names)]
 
@@ -120,7 +121,7 @@ FULL = [
             conversions('instructions', ('ratio', 10000), ('like', (2, 'to_private_64g', '64 GiB')), ('ratio', 20), ('ratio', 1)) +
             faults() + drops() + clears() + caches()),
     Section('x86-svm-icount', 'nested SVM, TSC ticks (instructions)',
-            round_trips(('msr', 'with an MSR bitmap', 1))),
+            round_trips(('msr', 'with an MSR permission map', 1.11))),
     Section('x86-vmx', 'nested VMX, TSC ticks (about one an instruction)',
             round_trips(('msr', 'with an MSR bitmap', 1), ('apic', "with L1's APIC pages", 1), ('all', 'with both', 1.11))),
     Section('x86-svm-smp', 'x86, stalls with two CPUs', stalls()),

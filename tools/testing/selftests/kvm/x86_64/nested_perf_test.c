@@ -3,6 +3,7 @@
  * Measure a round trip from L2 to L1 and back, that is a nested exit and a nested
  * entry: L2 executes an instruction that L1 intercepts, and L1 resumes L2.
  *
+ *   exit	for comparison: L1 executes CPUID, which KVM emulates
  *   plain	hardware uses no page of L1
  *   msr	L1 protects MSRs with a bitmap
  *   apic	VMX: hardware uses L1's APIC-access page and virtual-APIC page
@@ -46,6 +47,20 @@ static void resume_vmx(void)
 	GUEST_ASSERT(!vmresume());
 	GUEST_ASSERT(vmreadz(VM_EXIT_REASON) == EXIT_REASON_VMCALL);
 	vmwrite(GUEST_RIP, vmreadz(GUEST_RIP) + vmreadz(VM_EXIT_INSTRUCTION_LEN));
+}
+
+static void l1_exit_code(void)
+{
+	uint32_t eax, ebx, ecx, edx;
+	uint64_t begin;
+	int i;
+
+	for (;;) {
+		begin = rdtsc();
+		for (i = 0; i < TIMES; i++)
+			cpuid(0, &eax, &ebx, &ecx, &edx);
+		GUEST_SYNC((rdtsc() - begin) / TIMES);
+	}
 }
 
 static void l1_vmx_code(struct vmx_pages *vmx, int use)
@@ -106,17 +121,16 @@ static void l1_svm_code(struct svm_test_data *svm, int use)
 	}
 }
 
-static void measure(const char *name, int use)
+static void measure(const char *name, void *l1_code, int use)
 {
-	bool vmx = kvm_cpu_has(X86_FEATURE_VMX);
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	int64_t trips[RUNS];
 	vm_vaddr_t gva;
 	int i;
 
-	vm = vm_create_with_one_vcpu(&vcpu, vmx ? (void *)l1_vmx_code : (void *)l1_svm_code);
-	if (vmx)
+	vm = vm_create_with_one_vcpu(&vcpu, l1_code);
+	if (kvm_cpu_has(X86_FEATURE_VMX))
 		vcpu_alloc_vmx(vm, &gva);
 	else
 		vcpu_alloc_svm(vm, &gva);
@@ -134,11 +148,15 @@ int main(void)
 {
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX) || kvm_cpu_has(X86_FEATURE_SVM));
 
-	measure("plain", 0);
-	measure("msr", USE_MSR);
+	measure("exit", l1_exit_code, 0);
 	if (kvm_cpu_has(X86_FEATURE_VMX)) {
-		measure("apic", USE_APIC);
-		measure("all", USE_MSR | USE_APIC);
+		measure("plain", l1_vmx_code, 0);
+		measure("msr", l1_vmx_code, USE_MSR);
+		measure("apic", l1_vmx_code, USE_APIC);
+		measure("all", l1_vmx_code, USE_MSR | USE_APIC);
+	} else {
+		measure("plain", l1_svm_code, 0);
+		measure("msr", l1_svm_code, USE_MSR);
 	}
 	return 0;
 }

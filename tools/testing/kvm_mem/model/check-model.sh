@@ -3,9 +3,9 @@
 #
 # usage: check-model.sh [--quick] [DIR]
 #
-# Lets spin search all states of dirty_log.pml, dirty_log_blocks.pml and their variants,
-# in DIR or a temporary directory. Prints KTAP: a row fails if spin finds a
-# counter-example where there should be none, or finds none where there should be one.
+# Lets spin search all states of the models and their variants, in DIR or a temporary
+# directory. Prints KTAP: a row fails if spin finds a counter-example where there should
+# be none, or finds none where there should be one.
 #
 # With --quick, the migration has fewer rounds where no write may be lost, and the
 # slowest row is skipped.
@@ -25,8 +25,8 @@ if [ -z "$dir" ]; then
 	trap 'rm -rf "$dir"' EXIT
 fi
 
-# The expected result ("lost": a write may be lost), and the macros to define. BLOCKS
-# stands for dirty_log_blocks.pml.
+# The expected result ("lost": a write may be lost, or hardware may use a freed page),
+# and the macros to define. BLOCKS stands for dirty_log_blocks.pml, GPC for gpc.pml.
 variants=(
 	"safe"
 	"safe RING"
@@ -68,15 +68,28 @@ variants=(
 	"lost BLOCKS NOT_PROTECTED"
 	"lost BLOCKS EARLY_PROTECT"
 	"lost BLOCKS ROOTS ONE_ROOT"
+	"safe GPC"
+	"lost GPC NO_REQUEST"
+	"lost GPC NO_WAIT"
+	"lost GPC NO_RANGE"
+	"lost GPC NO_REFRESHING"
+	"lost GPC REQUEST_FIRST"
+	"lost GPC REQUEST_LATE"
+	"lost GPC TAKE_LATE"
+	"lost GPC TEST_EARLY"
+	"lost GPC FORGET"
+	"lost GPC NO_MEMSLOT"
+	"lost GPC MEMSLOT_EARLY"
 )
 
 # search NAME DEFINE...: fails unless the search covered all states.
 search() {
 	local out=$dir/$1 model=$here/dirty_log.pml
 	shift
-	if [ "${1-}" = BLOCKS ]; then
-		model=$here/dirty_log_blocks.pml
-	fi
+	case ${1-} in
+	BLOCKS) model=$here/dirty_log_blocks.pml ;;
+	GPC) model=$here/gpc.pml ;;
+	esac
 	mkdir -p "$out"
 	(
 		cd "$out" || exit
