@@ -413,6 +413,43 @@ static void test_signals(int cpu)
 	munmap(drop.mem, HELD_SIZE);
 }
 
+/* Each of these addresses is refused, and a good one works after it. */
+static void test_bad_addresses(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *page)
+{
+	const uint64_t size = getpagesize(), gap = BIT_ULL(40);
+	void *unmapped = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	const struct {
+		const char *what;
+		bool is_hva;
+		uint64_t address;
+		int error;
+	} bad[] = {
+		{ "a gpa across a page boundary", false, size - 8, EINVAL },
+		{ "a gpa without a memslot", false, gap, EFAULT },
+		{ "the last gpa", false, -4ull, EINVAL },
+		{ "an hva across a page boundary", true, (uintptr_t)page + size - 8, EINVAL },
+		{ "an hva of the kernel", true, BIT_ULL(63) + size, EINVAL },
+		{ "an hva that isn't mapped", true, (uintptr_t)unmapped, EFAULT },
+	};
+	struct kvm_xen_vcpu_attr attr = {}, good = {
+		.type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA,
+		.u.hva = (uintptr_t)page,
+	};
+	int i, ret;
+
+	TEST_ASSERT(unmapped != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		attr.type = bad[i].is_hva ? KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA :
+					    KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO;
+		attr.u.hva = bad[i].address;
+		ret = __vcpu_ioctl(vcpu, KVM_XEN_VCPU_SET_ATTR, &attr);
+		TEST_ASSERT(ret == -1 && errno == bad[i].error,
+			    "%s: %d, errno %d, not %d", bad[i].what, ret, errno, bad[i].error);
+		vcpu_ioctl(vcpu, KVM_XEN_VCPU_SET_ATTR, &good);
+	}
+	munmap(unmapped, size);
+}
+
 int main(void)
 {
 	struct kvm_xen_hvm_attr long_mode = {
@@ -444,6 +481,7 @@ int main(void)
 	} else {
 		print_skip("A drop that doesn't get on takes a second CPU");
 	}
+	test_bad_addresses(vm, vcpu, page);
 	test_reclaim(vm, vcpu);
 	test_drops_of_the_page(vm, vcpu, page);
 

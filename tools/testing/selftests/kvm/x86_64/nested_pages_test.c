@@ -49,6 +49,7 @@ enum apic_page {
 	VIRTUAL_APIC, APIC_ACCESS, NR_PAGES,
 	MSR_PERMISSIONS = APIC_ACCESS,
 	VMCB = APIC_ACCESS,
+	HOST_SAVE_AREA = VIRTUAL_APIC,
 };
 static const char * const page_names[] = { "virtual-APIC page", "APIC-access page" };
 
@@ -329,6 +330,7 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, void *code, void *mem)
 		svm = vcpu_alloc_svm(vm, &gva);
 		svm->vmcb = (void *)(PAGES_GVA + VMCB * PAGE_SIZE);
 		svm->vmcb_gpa = PAGES_GPA + VMCB * PAGE_SIZE;
+		svm->save_area_gpa = PAGES_GPA + HOST_SAVE_AREA * PAGE_SIZE;
 	}
 	vcpu_args_set(*vcpu, 1, gva);
 	vm_set_user_memory_region(vm, PAGES_SLOT, 0, PAGES_GPA, NR_PAGES * PAGE_SIZE, mem);
@@ -348,6 +350,15 @@ static void run_l2(struct kvm_vm *vm, struct kvm_vcpu *vcpu, uint64_t cr8, uint6
 	TEST_ASSERT(uc.args[3] == expected << 4,
 		    "L2 reads TPR from the APIC-access page, and gets %lx, not %lx",
 		    uc.args[3], expected << 4);
+}
+
+/* A page has a reference while it is in a CPU's list of pages to activate. */
+static void empty_lists_of_cpus(void)
+{
+	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
+
+	TEST_ASSERT(fd >= 0 && write(fd, "1", 1) == 1, "Can't write to drop_caches");
+	close(fd);
 }
 
 /* Return where the pages are then. */
@@ -373,6 +384,7 @@ static void *replace(struct kvm_vm *vm, void *mem, enum apic_page page, enum way
 					  NR_PAGES * PAGE_SIZE, new);
 		return new;
 	case SOFT_OFFLINE:
+		empty_lists_of_cpus();
 		TEST_ASSERT(!madvise(addr, PAGE_SIZE, MADV_SOFT_OFFLINE),
 			    __KVM_SYSCALL_ERROR("madvise(MADV_SOFT_OFFLINE)", -1));
 		break;
@@ -627,6 +639,29 @@ static void test_vmcb_without_memory(void)
 	kvm_vm_free(vm);
 }
 
+/* KVM gives the VM up if it can't store L1's state at an SMI.  No call works then. */
+static void test_dead_vm(void)
+{
+	struct kvm_xen_vcpu_attr attr = { .type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO };
+	void *mem = map_pages(NULL);
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, l1_svm_code, mem);
+	int ret;
+
+	pr_info("VMCB, of a VM that has died\n");
+
+	run_to(vcpu, IN_L2);
+	munmap(mem + HOST_SAVE_AREA * PAGE_SIZE, PAGE_SIZE);
+	vcpu_ioctl(vcpu, KVM_SMI, NULL);
+	ret = __vcpu_run(vcpu);
+	TEST_ASSERT(ret == -1 && errno == EIO, "KVM_RUN: %d, errno %d", ret, errno);
+	ret = __vcpu_ioctl(vcpu, KVM_XEN_VCPU_SET_ATTR, &attr);
+	TEST_ASSERT(ret == -1 && errno == EIO, "KVM_XEN_VCPU_SET_ATTR: %d, errno %d",
+		    ret, errno);
+	/* kvm_vm_free() would delete memslots first. */
+	kvm_vm_release(vm);
+}
+
 static void test_svm(void)
 {
 	enum way way;
@@ -637,6 +672,10 @@ static void test_svm(void)
 	test_no_vmcb(false);
 	test_no_vmcb(true);
 	test_vmcb_without_memory();
+	if (kvm_has_cap(KVM_CAP_X86_SMM))
+		test_dead_vm();
+	else
+		print_skip("KVM has no SMM, which a VM that dies takes");
 }
 
 static void test_vmx(void)
