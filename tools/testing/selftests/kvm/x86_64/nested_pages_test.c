@@ -111,17 +111,22 @@ static void l1_guest_code(struct vmx_pages *vmx)
 	GUEST_FAIL("L2 exited to L1, reason %lx", vmreadz(VM_EXIT_REASON));
 }
 
+/* L1 runs with the registers of L2, so L2 keeps nothing in them when it exits. */
+#define EXIT_TO_L1(insns)							\
+({										\
+	asm volatile("push %%rbp\n\t"						\
+		     insns "\n\t"						\
+		     "pop %%rbp" : : : "rax", "rbx", "rcx", "rdx", "rsi",	\
+		     "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",	\
+		     "r15", "memory");						\
+})
+
 static void l2_msr_code(void)
 {
-	/* L1 runs with the same registers. */
 	for (;;)
-		asm volatile("push %%rbp\n\t"
-			     "mov %0, %%ecx\n\t"
-			     "rdmsr\n\t"
-			     "vmcall\n\t"
-			     "pop %%rbp" : : "i"(MSR_FS_BASE)
-			     : "rax", "rbx", "rcx", "rdx", "rsi", "rdi",
-			       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15");
+		EXIT_TO_L1("mov $" __stringify(MSR_FS_BASE) ", %%ecx\n\t"
+			   "rdmsr\n\t"
+			   "vmcall");
 }
 
 /* Tell whether L1 intercepts RDMSR. */
@@ -166,11 +171,7 @@ static void l2_svm_code(void)
 		GUEST_SYNC_ARGS(IN_L2, cr2, rdmsr(MSR_KERNEL_GS_BASE), 0, 0);
 		asm volatile("mov %0, %%cr2" : : "r"((uint64_t)OF_L2));
 		wrmsr(MSR_KERNEL_GS_BASE, OF_L2);
-		/* L1 runs with the same registers. */
-		asm volatile("push %%rbp\n\t"
-			     "vmmcall\n\t"
-			     "pop %%rbp" : : : "rax", "rbx", "rcx", "rdx", "rsi", "rdi",
-			     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15");
+		EXIT_TO_L1("vmmcall");
 	}
 }
 
@@ -195,8 +196,15 @@ static void l1_svm_code(struct svm_test_data *svm)
 		GUEST_SYNC(VMEXIT);
 		asm volatile("vmsave %%rax" : : "a"(gpa) : "memory");
 		GUEST_SYNC(SAVED);
-		((struct vmcb *)(PAGES_GVA + VMCB * PAGE_SIZE))->save.rip += 3;
+		svm->vmcb->save.rip += 3;
 	}
+}
+
+static void check_no_vmcb(uint64_t gpa)
+{
+	GUEST_ASSERT_EQ(kvm_asm_safe("vmrun %%rax", "a"(gpa)), GP_VECTOR);
+	GUEST_ASSERT_EQ(kvm_asm_safe("vmload %%rax", "a"(gpa)), GP_VECTOR);
+	GUEST_ASSERT_EQ(kvm_asm_safe("vmsave %%rax", "a"(gpa)), GP_VECTOR);
 }
 
 /* Use an address without memory, before and after KVM has found a VMCB. */
@@ -207,11 +215,8 @@ static void l1_svm_no_memory(struct svm_test_data *svm)
 	int i;
 
 	generic_svm_setup(svm, NULL, NULL);
-	for (i = 0; i < ARRAY_SIZE(nowhere); i++) {
-		GUEST_ASSERT_EQ(kvm_asm_safe("vmrun %%rax", "a"(nowhere[i])), GP_VECTOR);
-		GUEST_ASSERT_EQ(kvm_asm_safe("vmload %%rax", "a"(nowhere[i])), GP_VECTOR);
-		GUEST_ASSERT_EQ(kvm_asm_safe("vmsave %%rax", "a"(nowhere[i])), GP_VECTOR);
-	}
+	for (i = 0; i < ARRAY_SIZE(nowhere); i++)
+		check_no_vmcb(nowhere[i]);
 
 	/* VMRUN finds this VMCB, and rejects it. */
 	svm->vmcb->control.asid = 0;
@@ -219,9 +224,7 @@ static void l1_svm_no_memory(struct svm_test_data *svm)
 	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, (u32)SVM_EXIT_ERR);
 	GUEST_SYNC(FAULTED);
 
-	GUEST_ASSERT_EQ(kvm_asm_safe("vmrun %%rax", "a"(gpa)), GP_VECTOR);
-	GUEST_ASSERT_EQ(kvm_asm_safe("vmload %%rax", "a"(gpa)), GP_VECTOR);
-	GUEST_ASSERT_EQ(kvm_asm_safe("vmsave %%rax", "a"(gpa)), GP_VECTOR);
+	check_no_vmcb(gpa);
 	GUEST_SYNC(FAULTED);
 }
 
@@ -233,11 +236,7 @@ static void l2_vmx_storm(void)
 	for (last = 0;; last++) {
 		write_cr8(last & 15);
 		cpu_relax();
-		/* L1 runs with the same registers. */
-		asm volatile("push %%rbp\n\t"
-			     "vmcall\n\t"
-			     "pop %%rbp" : : : "rax", "rbx", "rcx", "rdx", "rsi", "rdi",
-			     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory");
+		EXIT_TO_L1("vmcall");
 		GUEST_ASSERT_EQ(read_cr8(), last & 15);
 	}
 }
@@ -269,11 +268,7 @@ static void l2_svm_storm(void)
 		wrmsr(MSR_KERNEL_GS_BASE, last);
 		/* An emulator lets the other CPU run now. */
 		cpu_relax();
-		/* L1 runs with the same registers. */
-		asm volatile("push %%rbp\n\t"
-			     "vmmcall\n\t"
-			     "pop %%rbp" : : : "rax", "rbx", "rcx", "rdx", "rsi", "rdi",
-			     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory");
+		EXIT_TO_L1("vmmcall");
 		asm volatile("mov %%cr2, %0" : "=r"(cr2));
 		GUEST_ASSERT_EQ(cr2, last);
 		GUEST_ASSERT_EQ(rdmsr(MSR_KERNEL_GS_BASE), last);
@@ -534,7 +529,7 @@ static struct ucall run_to(struct kvm_vcpu *vcpu, enum stop stop)
 	return uc;
 }
 
-/* The new page has what the old one had, but for what KVM or L2 has to change. */
+/* Copy the old page to the new one, except for the fields that KVM or L2 must change. */
 static void *replace_vmcb(struct kvm_vm *vm, void *mem, enum way way, uint64_t value)
 {
 	struct vmcb *copy = malloc(PAGE_SIZE);
