@@ -13,8 +13,8 @@
  * back.  A page whose fault userspace handles keeps the vCPU waiting until a signal
  * arrives.  Pages are not pinned, so the host can move them.
  *
- * KVM itself uses the MSR bitmap, at each entry into L2.  The VMM replaces it between
- * two entries.
+ * KVM itself uses the MSR bitmap, at each entry into L2, and an enlightened VMCS, at each
+ * entry and exit.  The VMM replaces them between two of these.
  *
  * SVM: KVM itself uses VMCB12, at VMRUN, #VMEXIT, VMLOAD and VMSAVE.  The VMM replaces
  * it between each two of them.  If it is gone at #VMEXIT, L1 is shut down.
@@ -34,6 +34,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 
+#include "hyperv.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "svm_util.h"
@@ -48,6 +49,7 @@
 enum apic_page {
 	VIRTUAL_APIC, APIC_ACCESS, NR_PAGES,
 	MSR_PERMISSIONS = APIC_ACCESS,
+	EVMCS = APIC_ACCESS,
 	VMCB = APIC_ACCESS,
 	HOST_SAVE_AREA = VIRTUAL_APIC,
 };
@@ -85,6 +87,9 @@ static void l2_guest_code(void)
 		GUEST_SYNC_ARGS(0, read_cr8(), READ_ONCE(*tpr), 0, 0);
 	}
 }
+
+/* Where a vCPU has stopped. */
+enum stop { IN_L2, VMEXIT, SAVED, FAULTED };
 
 /* Prepare to launch L2 with the two pages. */
 static void start_l2(struct vmx_pages *vmx, void *code, void *stack)
@@ -156,8 +161,32 @@ static void l1_msr_code(struct vmx_pages *vmx)
 	}
 }
 
-/* Where the vCPU of an SVM test has stopped. */
-enum stop { IN_L2, VMEXIT, SAVED, FAULTED };
+static void l2_evmcs_code(void)
+{
+	for (;;) {
+		GUEST_SYNC_ARGS(IN_L2, get_idt().size, 0, 0, 0);
+		EXIT_TO_L1("vmcall");
+	}
+}
+
+static void l1_evmcs_code(struct vmx_pages *vmx, struct hyperv_test_pages *hv)
+{
+	static unsigned long l2_stack[64];
+
+	wrmsr(HV_X64_MSR_GUEST_OS_ID, HYPERV_LINUX_OS_ID);
+	enable_vp_assist(hv->vp_assist_gpa, hv->vp_assist);
+	evmcs_enable();
+	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+	GUEST_ASSERT(load_evmcs(hv));
+	prepare_vmcs(vmx, l2_evmcs_code, &l2_stack[ARRAY_SIZE(l2_stack)]);
+
+	GUEST_ASSERT(!vmlaunch());
+	for (;;) {
+		GUEST_SYNC(VMEXIT);
+		current_evmcs->guest_rip += 3;
+		GUEST_ASSERT(!vmresume());
+	}
+}
 
 /* What L2 leaves in registers that #VMEXIT and VMSAVE store. */
 #define OF_L2		5
@@ -392,6 +421,47 @@ static void *replace(struct kvm_vm *vm, void *mem, enum apic_page page, enum way
 	return mem;
 }
 
+/* The new page has what the old one had. */
+static void *replace_by_copy(struct kvm_vm *vm, void *mem, enum apic_page page, enum way way)
+{
+	void *copy = malloc(PAGE_SIZE);
+
+	TEST_ASSERT(copy, "malloc()");
+	memcpy(copy, mem + page * PAGE_SIZE, PAGE_SIZE);
+	mem = replace(vm, mem, page, way);
+	memcpy(mem + page * PAGE_SIZE, copy, PAGE_SIZE);
+	free(copy);
+	return mem;
+}
+
+static struct ucall run_to(struct kvm_vcpu *vcpu, enum stop stop)
+{
+	struct ucall uc = vcpu_run_until_sync(vcpu);
+
+	TEST_ASSERT(uc.args[1] == stop, "Stop %lu, not %u", uc.args[1], stop);
+	return uc;
+}
+
+/* KVM writes to the page before each stop until @last, and nobody else does. */
+static void check_dirty(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *mem,
+			enum apic_page page, enum stop last)
+{
+	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
+	enum stop stop;
+
+	vm_set_user_memory_region(vm, PAGES_SLOT, KVM_MEM_LOG_DIRTY_PAGES, PAGES_GPA,
+				  NR_PAGES * PAGE_SIZE, mem);
+	run_to(vcpu, IN_L2);
+	for (stop = VMEXIT; stop <= last; stop++) {
+		kvm_vm_get_dirty_log(vm, PAGES_SLOT, bitmap);
+		run_to(vcpu, stop);
+		kvm_vm_get_dirty_log(vm, PAGES_SLOT, bitmap);
+		TEST_ASSERT(test_bit(page, bitmap), "Before stop %u: the page isn't dirty",
+			    stop);
+	}
+	free(bitmap);
+}
+
 static void test_replace(enum apic_page page, enum way way)
 {
 	void *old = map_pages(NULL), *mem;
@@ -416,16 +486,11 @@ static void test_replace(enum apic_page page, enum way way)
 	kvm_vm_free(vm);
 }
 
-static void test_gone(enum apic_page page)
+/* Take the page away, see KVM_RUN fail, and map new pages. */
+static void check_gone(struct kvm_vcpu *vcpu, void *mem, enum apic_page page)
 {
-	void *mem = map_pages(NULL);
-	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm = create_vm(&vcpu, l1_guest_code, mem);
 	int i;
 
-	pr_info("%s, gone\n", page_names[page]);
-
-	run_l2(vm, vcpu, 5, 5);
 	munmap(mem + page * PAGE_SIZE, PAGE_SIZE);
 	/* The error stays. */
 	for (i = 0; i < 2; i++) {
@@ -434,8 +499,19 @@ static void test_gone(enum apic_page page)
 		TEST_ASSERT(vcpu->run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION,
 			    "suberror %u", vcpu->run->internal.suberror);
 	}
-
 	map_pages(mem);
+}
+
+static void test_gone(enum apic_page page)
+{
+	void *mem = map_pages(NULL);
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_vm(&vcpu, l1_guest_code, mem);
+
+	pr_info("%s, gone\n", page_names[page]);
+
+	run_l2(vm, vcpu, 5, 5);
+	check_gone(vcpu, mem, page);
 	*vtpr(mem) = 7 << 4;
 	run_l2(vm, vcpu, 0, 7);
 	kvm_vm_free(vm);
@@ -516,32 +592,100 @@ static void test_signal(enum apic_page page)
 	kvm_vm_free(vm);
 }
 
+static struct hv_enlightened_vmcs *evmcs(void *mem)
+{
+	return mem + EVMCS * PAGE_SIZE;
+}
+
+static struct kvm_vm *create_evmcs_vm(struct kvm_vcpu **vcpu, void *mem)
+{
+	struct kvm_vm *vm = create_vm(vcpu, l1_evmcs_code, mem);
+	struct hyperv_test_pages *hv;
+	struct kvm_regs regs;
+	vm_vaddr_t gva;
+
+	vcpu_set_hv_cpuid(*vcpu);
+	vcpu_enable_evmcs(*vcpu);
+	hv = vcpu_alloc_hyperv_test_pages(vm, &gva);
+	hv->enlightened_vmcs = (void *)(PAGES_GVA + EVMCS * PAGE_SIZE);
+	hv->enlightened_vmcs_gpa = PAGES_GPA + EVMCS * PAGE_SIZE;
+
+	/* The second argument of l1_evmcs_code() */
+	vcpu_regs_get(*vcpu, &regs);
+	regs.rsi = gva;
+	vcpu_regs_set(*vcpu, &regs);
+	return vm;
+}
+
+static void test_evmcs(enum way way)
+{
+	void *mem = map_pages(NULL), *old = mem;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_evmcs_vm(&vcpu, mem);
+	struct ucall uc;
+
+	pr_info("Enlightened VMCS, %s\n", way_names[way]);
+
+	run_to(vcpu, IN_L2);
+	mem = replace_by_copy(vm, mem, EVMCS, way);
+	run_to(vcpu, VMEXIT);
+	TEST_ASSERT(evmcs(mem)->vm_exit_reason == EXIT_REASON_VMCALL,
+		    "The new page has exit reason %x", evmcs(mem)->vm_exit_reason);
+	TEST_ASSERT(mem == old || evmcs(old)->vm_exit_reason != EXIT_REASON_VMCALL,
+		    "KVM still writes to the old page");
+
+	mem = replace_by_copy(vm, mem, EVMCS, way);
+	evmcs(mem)->guest_idtr_limit = 0x1234;
+	evmcs(mem)->hv_clean_fields = 0;
+	uc = run_to(vcpu, IN_L2);
+	TEST_ASSERT(uc.args[2] == 0x1234, "L2 has an IDT limit of %lx", uc.args[2]);
+	kvm_vm_free(vm);
+}
+
+static void test_dirty_evmcs(void)
+{
+	void *mem = map_pages(NULL);
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_evmcs_vm(&vcpu, mem);
+
+	pr_info("Enlightened VMCS, logged as dirty\n");
+
+	check_dirty(vm, vcpu, mem, EVMCS, VMEXIT);
+	kvm_vm_free(vm);
+}
+
+static void test_no_evmcs(void)
+{
+	struct hv_enlightened_vmcs copy;
+	void *mem = map_pages(NULL);
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_evmcs_vm(&vcpu, mem);
+
+	pr_info("Enlightened VMCS, gone\n");
+
+	run_to(vcpu, IN_L2);
+	copy = *evmcs(mem);
+	check_gone(vcpu, mem, EVMCS);
+	*evmcs(mem) = copy;
+	run_to(vcpu, VMEXIT);
+	TEST_ASSERT(evmcs(mem)->vm_exit_reason == EXIT_REASON_VMCALL,
+		    "The new page has exit reason %x", evmcs(mem)->vm_exit_reason);
+	run_to(vcpu, IN_L2);
+	kvm_vm_free(vm);
+}
+
 static struct vmcb *vmcb(void *mem)
 {
 	return mem + VMCB * PAGE_SIZE;
 }
 
-static struct ucall run_to(struct kvm_vcpu *vcpu, enum stop stop)
-{
-	struct ucall uc = vcpu_run_until_sync(vcpu);
-
-	TEST_ASSERT(uc.args[1] == stop, "Stop %lu, not %u", uc.args[1], stop);
-	return uc;
-}
-
-/* Copy the old page to the new one, except for the fields that KVM or L2 must change. */
+/* Fields that KVM or L2 must change get other values in the new page. */
 static void *replace_vmcb(struct kvm_vm *vm, void *mem, enum way way, uint64_t value)
 {
-	struct vmcb *copy = malloc(PAGE_SIZE);
-
-	TEST_ASSERT(copy, "malloc()");
-	memcpy(copy, vmcb(mem), PAGE_SIZE);
-	mem = replace(vm, mem, VMCB, way);
-	copy->control.exit_code = 0;
-	copy->save.cr2 = value;
-	copy->save.kernel_gs_base = value;
-	memcpy(vmcb(mem), copy, PAGE_SIZE);
-	free(copy);
+	mem = replace_by_copy(vm, mem, VMCB, way);
+	vmcb(mem)->control.exit_code = 0;
+	vmcb(mem)->save.cr2 = value;
+	vmcb(mem)->save.kernel_gs_base = value;
 	return mem;
 }
 
@@ -577,28 +721,15 @@ static void test_vmcb(enum way way)
 	kvm_vm_free(vm);
 }
 
-/* L1 doesn't touch VMCB12 between two stops, but KVM does. */
 static void test_dirty_vmcb(void)
 {
 	void *mem = map_pages(NULL);
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm = create_vm(&vcpu, l1_svm_code, mem);
-	unsigned long *bitmap = bitmap_zalloc(NR_PAGES);
-	enum stop stop;
 
 	pr_info("VMCB, logged as dirty\n");
 
-	vm_set_user_memory_region(vm, PAGES_SLOT, KVM_MEM_LOG_DIRTY_PAGES, PAGES_GPA,
-				  NR_PAGES * PAGE_SIZE, mem);
-	run_to(vcpu, IN_L2);
-	for (stop = VMEXIT; stop <= SAVED; stop++) {
-		kvm_vm_get_dirty_log(vm, PAGES_SLOT, bitmap);
-		run_to(vcpu, stop);
-		kvm_vm_get_dirty_log(vm, PAGES_SLOT, bitmap);
-		TEST_ASSERT(test_bit(VMCB, bitmap), "%s: the page isn't dirty",
-			    stop == VMEXIT ? "#VMEXIT" : "VMSAVE");
-	}
-	free(bitmap);
+	check_dirty(vm, vcpu, mem, VMCB, SAVED);
 	kvm_vm_free(vm);
 }
 
@@ -686,6 +817,15 @@ static void test_vmx(void)
 	}
 	for (way = 0; way < NR_WAYS; way++)
 		test_msr_bitmap(way);
+
+	if (!kvm_has_cap(KVM_CAP_HYPERV_ENLIGHTENED_VMCS)) {
+		print_skip("KVM has no enlightened VMCS");
+		return;
+	}
+	for (way = 0; way < NR_WAYS; way++)
+		test_evmcs(way);
+	test_dirty_evmcs();
+	test_no_evmcs();
 }
 
 struct storm {
