@@ -69,10 +69,12 @@ def caches():
 
 
 def round_trips(*names):
+    names = ('plain', 'L2 to L1 and back', 1), *((name, f'  {what}', limit) for name, what, limit in names)
     return [
         Figure('nested_exit', 'an exit to KVM and back, without L2', 'ticks', ('ratio', 0.998)),
-        Figure('nested_plain', 'L2 to L1 and back', 'ticks', ('ratio', 1)),
-        *(Figure(f'nested_{name}', f'  {what}', 'ticks', ('ratio', limit)) for name, what, limit in names)]
+        *(Figure(f'nested_{name}', what, 'ticks', ('ratio', limit)) for name, what, limit in names),
+        *(Figure(f'devmem_{name}', f'{what}, no struct page', 'ticks', ('like', (1.01, f'nested_{name}', 'with one')))
+          for name, what, _ in names)]
 
 
 def stalls():

@@ -19,6 +19,8 @@
  * SVM: KVM itself uses VMCB12, at VMRUN, #VMEXIT, VMLOAD and VMSAVE.  The VMM replaces
  * it between each two of them.  If it is gone at #VMEXIT, L1 is shut down.
  *
+ * With -m, L1's pages are from /dev/mem, and have no struct page.
+ *
  * A storm ends the test: a vCPU goes to L2 and back as fast as it can, while threads
  * of the VMM give these pages other memory all the time, with the same contents, and
  * change memslots.  No write may get lost.
@@ -34,6 +36,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 
+#include "devmem.h"
 #include "hyperv.h"
 #include "kvm_util.h"
 #include "processor.h"
@@ -327,12 +330,21 @@ static void l1_svm_storm(struct svm_test_data *svm)
 	}
 }
 
+/* Where the memory begins that has no struct page and is not used yet, or 0. */
+static uint64_t devmem;
+
 static void *map_pages(void *where)
 {
-	void *mem = mmap(where, NR_PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | (where ? MAP_FIXED : 0),
-			 -1, 0);
+	void *mem;
 
+	if (devmem) {
+		mem = map_devmem(where, devmem, NR_PAGES * PAGE_SIZE);
+		devmem += NR_PAGES * PAGE_SIZE;
+		return mem;
+	}
+
+	mem = mmap(where, NR_PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | (where ? MAP_FIXED : 0), -1, 0);
 	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
 	return mem;
 }
@@ -383,6 +395,11 @@ static void empty_lists_of_cpus(void)
 
 	TEST_ASSERT(fd >= 0 && write(fd, "1", 1) == 1, "Can't write to drop_caches");
 	close(fd);
+}
+
+static bool can_replace(enum way way)
+{
+	return !devmem || way == MAP_OVER || way == MOVE_SLOT;
 }
 
 /* Return where the pages are then. */
@@ -793,7 +810,8 @@ static void test_svm(void)
 	enum way way;
 
 	for (way = 0; way < NR_WAYS; way++)
-		test_vmcb(way);
+		if (can_replace(way))
+			test_vmcb(way);
 	test_dirty_vmcb();
 	test_no_vmcb(false);
 	test_no_vmcb(true);
@@ -811,19 +829,23 @@ static void test_vmx(void)
 
 	for (page = 0; page < NR_PAGES; page++) {
 		for (way = 0; way < NR_WAYS; way++)
-			test_replace(page, way);
+			if (can_replace(way))
+				test_replace(page, way);
 		test_gone(page);
-		test_signal(page);
+		if (!devmem)
+			test_signal(page);
 	}
 	for (way = 0; way < NR_WAYS; way++)
-		test_msr_bitmap(way);
+		if (can_replace(way))
+			test_msr_bitmap(way);
 
 	if (!kvm_has_cap(KVM_CAP_HYPERV_ENLIGHTENED_VMCS)) {
 		print_skip("KVM has no enlightened VMCS");
 		return;
 	}
 	for (way = 0; way < NR_WAYS; way++)
-		test_evmcs(way);
+		if (can_replace(way))
+			test_evmcs(way);
 	test_dirty_evmcs();
 	test_no_evmcs();
 }
@@ -922,7 +944,10 @@ static void test_storm(int seconds)
 
 static void help(const char *name)
 {
-	printf("usage: %s [-t SECONDS]\n -t: how long the storm lasts, 2 by default\n", name);
+	printf("usage: %s [-t SECONDS | -m ADDRESS]\n"
+	       "  -t  how long the storm lasts, 2 by default\n"
+	       "  -m  a host-physical address; boot with mem= so that the kernel leaves\n"
+	       "      16 MiB from there on alone; without what needs a struct page\n", name);
 	exit(KSFT_FAIL);
 }
 
@@ -930,10 +955,13 @@ int main(int argc, char *argv[])
 {
 	int seconds = 2, opt;
 
-	while ((opt = getopt(argc, argv, "ht:")) != -1) {
-		if (opt != 't')
+	while ((opt = getopt(argc, argv, "hm:t:")) != -1) {
+		if (opt == 'm')
+			devmem = strtoull(optarg, NULL, 0);
+		else if (opt == 't')
+			seconds = atoi_positive("Seconds", optarg);
+		else
 			help(argv[0]);
-		seconds = atoi_positive("Seconds", optarg);
 	}
 
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX) || kvm_cpu_has(X86_FEATURE_SVM));
@@ -942,6 +970,7 @@ int main(int argc, char *argv[])
 		test_vmx();
 	else
 		test_svm();
-	test_storm(seconds);
+	if (!devmem)
+		test_storm(seconds);
 	return 0;
 }

@@ -9,11 +9,15 @@
  *   apic	VMX: hardware uses L1's APIC-access page and virtual-APIC page
  *   all	both
  *
+ * With -m, the pages are from /dev/mem, and have no struct page.  The figures are then
+ * called devmem_plain and so on.
+ *
  * L1 reads the TSC.  Emulators that count instructions advance it by one, or nearly
  * so, for each instruction.
  *
  * The test prints one figure per line: name, value, unit.
  */
+#include "devmem.h"
 #include "figures.h"
 #include "kvm_util.h"
 #include "processor.h"
@@ -22,12 +26,14 @@
 #include "vmx.h"
 
 #define PAGES_GPA	BIT_ULL(30)
+#define PAGES_GVA	0xc0000000ull
 #define PAGES_SLOT	10
 #define WARM_UP		20
 #define TIMES		200
 #define RUNS		5
 
 enum { USE_MSR = 1, USE_APIC = 2 };
+enum { VIRTUAL_APIC, APIC_ACCESS, MSR_OR_VMCB, NR_PAGES };
 
 static void l2_vmx_code(void)
 {
@@ -81,8 +87,8 @@ static void l1_vmx_code(struct vmx_pages *vmx, int use)
 			CPU_BASED_TPR_SHADOW);
 		vmwrite(SECONDARY_VM_EXEC_CONTROL, vmreadz(SECONDARY_VM_EXEC_CONTROL) |
 			SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES);
-		vmwrite(VIRTUAL_APIC_PAGE_ADDR, PAGES_GPA);
-		vmwrite(APIC_ACCESS_ADDR, PAGES_GPA + PAGE_SIZE);
+		vmwrite(VIRTUAL_APIC_PAGE_ADDR, PAGES_GPA + VIRTUAL_APIC * PAGE_SIZE);
+		vmwrite(APIC_ACCESS_ADDR, PAGES_GPA + APIC_ACCESS * PAGE_SIZE);
 	}
 
 	GUEST_ASSERT(!vmlaunch());
@@ -121,8 +127,12 @@ static void l1_svm_code(struct svm_test_data *svm, int use)
 	}
 }
 
+/* The host-physical address of memory without struct page, or 0. */
+static uint64_t devmem;
+
 static void measure(const char *name, void *l1_code, int use)
 {
+	struct svm_test_data *svm;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	int64_t trips[RUNS];
@@ -130,22 +140,44 @@ static void measure(const char *name, void *l1_code, int use)
 	int i;
 
 	vm = vm_create_with_one_vcpu(&vcpu, l1_code);
-	if (kvm_cpu_has(X86_FEATURE_VMX))
-		vcpu_alloc_vmx(vm, &gva);
+	if (devmem)
+		vm_set_user_memory_region(vm, PAGES_SLOT, 0, PAGES_GPA, NR_PAGES * PAGE_SIZE,
+					  map_devmem(NULL, devmem, NR_PAGES * PAGE_SIZE));
 	else
-		vcpu_alloc_svm(vm, &gva);
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT, 2, 0);
+		vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT,
+					    NR_PAGES, 0);
+	virt_map(vm, PAGES_GVA, PAGES_GPA, NR_PAGES);
+
+	if (kvm_cpu_has(X86_FEATURE_VMX)) {
+		vcpu_alloc_vmx(vm, &gva)->msr_gpa = PAGES_GPA + MSR_OR_VMCB * PAGE_SIZE;
+	} else {
+		svm = vcpu_alloc_svm(vm, &gva);
+		svm->vmcb = (void *)(PAGES_GVA + MSR_OR_VMCB * PAGE_SIZE);
+		svm->vmcb_gpa = PAGES_GPA + MSR_OR_VMCB * PAGE_SIZE;
+	}
 	vcpu_args_set(vcpu, 2, gva, use);
 
 	vcpu_run_until_sync(vcpu);
 	for (i = 0; i < RUNS; i++)
 		trips[i] = vcpu_run_until_sync(vcpu).args[1];
-	figure(median(trips, RUNS), "ticks", "nested_%s", name);
+	figure(median(trips, RUNS), "ticks", "%s_%s", devmem ? "devmem" : "nested", name);
 	kvm_vm_free(vm);
 }
 
-int main(void)
+int main(int argc, char *argv[])
 {
+	int opt;
+
+	while ((opt = getopt(argc, argv, "hm:")) != -1) {
+		if (opt != 'm') {
+			printf("usage: %s [-m ADDRESS]\n"
+			       "  -m  a host-physical address; boot with mem= so that the kernel\n"
+			       "      leaves 16 KiB from there on alone\n", argv[0]);
+			exit(KSFT_FAIL);
+		}
+		devmem = strtoull(optarg, NULL, 0);
+	}
+
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX) || kvm_cpu_has(X86_FEATURE_SVM));
 
 	measure("exit", l1_exit_code, 0);
