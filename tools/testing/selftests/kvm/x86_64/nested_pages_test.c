@@ -671,17 +671,34 @@ static void test_dirty_evmcs(void)
 	kvm_vm_free(vm);
 }
 
-static void test_no_evmcs(void)
+/* Move the vCPU and its memory to another VM. */
+static struct kvm_vcpu *migrate(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *mem)
+{
+	struct kvm_x86_state *state = vcpu_save_state(vcpu);
+
+	kvm_vm_release(vm);
+	vcpu = vm_recreate_with_one_vcpu(vm);
+	vcpu_set_hv_cpuid(vcpu);
+	vcpu_enable_evmcs(vcpu);
+	vm_set_user_memory_region(vm, PAGES_SLOT, 0, PAGES_GPA, NR_PAGES * PAGE_SIZE, mem);
+	vcpu_load_state(vcpu, state);
+	kvm_x86_state_cleanup(state);
+	return vcpu;
+}
+
+static void test_no_evmcs(bool migrated)
 {
 	struct hv_enlightened_vmcs copy;
 	void *mem = map_pages(NULL);
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm = create_evmcs_vm(&vcpu, mem);
 
-	pr_info("Enlightened VMCS, gone\n");
+	pr_info("Enlightened VMCS, gone%s\n", migrated ? " after a migration" : "");
 
 	run_to(vcpu, IN_L2);
 	copy = *evmcs(mem);
+	if (migrated)
+		vcpu = migrate(vm, vcpu, mem);
 	check_gone(vcpu, mem, EVMCS);
 	*evmcs(mem) = copy;
 	run_to(vcpu, VMEXIT);
@@ -847,7 +864,8 @@ static void test_vmx(void)
 		if (can_replace(way))
 			test_evmcs(way);
 	test_dirty_evmcs();
-	test_no_evmcs();
+	test_no_evmcs(false);
+	test_no_evmcs(true);
 }
 
 struct storm {
