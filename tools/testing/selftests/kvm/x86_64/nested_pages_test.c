@@ -8,6 +8,8 @@
  *  - The virtual-APIC page: L2 writes CR8, and the VMM finds it in the new page.  The
  *    VMM writes VTPR to the new page, and L2 reads it from CR8.
  *  - The APIC-access page: L2 reads TPR there and gets VTPR, not bytes of the page.
+ *  - The posted-interrupt descriptor: the VMM posts an interrupt in the new page, and L2
+ *    receives it.
  *
  * If a page is gone for good, KVM_RUN returns an error, and L2 goes on when the page is
  * back.  A page whose fault userspace handles keeps the vCPU waiting until a signal
@@ -36,6 +38,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 
+#include "apic.h"
 #include "devmem.h"
 #include "hyperv.h"
 #include "kvm_util.h"
@@ -50,13 +53,15 @@
 #define OTHER_GPA	BIT_ULL(31)
 
 enum apic_page {
-	VIRTUAL_APIC, APIC_ACCESS, NR_PAGES,
+	VIRTUAL_APIC, APIC_ACCESS, PI_DESC, NR_PAGES,
 	MSR_PERMISSIONS = APIC_ACCESS,
 	EVMCS = APIC_ACCESS,
 	VMCB = APIC_ACCESS,
 	HOST_SAVE_AREA = VIRTUAL_APIC,
 };
-static const char * const page_names[] = { "virtual-APIC page", "APIC-access page" };
+static const char * const page_names[] = {
+	"virtual-APIC page", "APIC-access page", "posted-interrupt descriptor",
+};
 
 /* What the host does to a page. */
 enum way { DROP, MAP_OVER, MOVE_SLOT, SOFT_OFFLINE, NR_WAYS };
@@ -162,6 +167,53 @@ static void l1_msr_code(struct vmx_pages *vmx)
 		vmwrite(GUEST_RIP, vmreadz(GUEST_RIP) + vmreadz(VM_EXIT_INSTRUCTION_LEN));
 		GUEST_ASSERT(!vmresume());
 	}
+}
+
+/* What L1 gives L2 for the interrupts that the VMM posts. */
+#define NOTIFICATION_VECTOR	0xe0
+#define POSTED_VECTOR		0xd1
+#define APIC_ISR		0x100
+
+static uint64_t nr_received;
+
+static void l2_posted_handler(struct ex_regs *regs)
+{
+	uint32_t *apic = (void *)(PAGES_GVA + APIC_ACCESS * PAGE_SIZE);
+
+	GUEST_ASSERT_EQ(READ_ONCE(apic[(APIC_ISR + POSTED_VECTOR / 32 * 16) / 4]),
+			BIT(POSTED_VECTOR % 32));
+	nr_received++;
+	WRITE_ONCE(apic[APIC_EOI / 4], 0);
+}
+
+static void l2_posted_code(void)
+{
+	asm volatile("sti");
+	for (;;)
+		GUEST_SYNC(nr_received);
+}
+
+static void l1_posted_code(struct vmx_pages *vmx)
+{
+	static unsigned long l2_stack[256];
+
+	x2apic_enable();
+	start_l2(vmx, l2_posted_code, &l2_stack[ARRAY_SIZE(l2_stack)]);
+	vmwrite(PIN_BASED_VM_EXEC_CONTROL, vmreadz(PIN_BASED_VM_EXEC_CONTROL) |
+		PIN_BASED_EXT_INTR_MASK | PIN_BASED_POSTED_INTR);
+	vmwrite(SECONDARY_VM_EXEC_CONTROL, vmreadz(SECONDARY_VM_EXEC_CONTROL) |
+		SECONDARY_EXEC_APIC_REGISTER_VIRT | SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY);
+	vmwrite(VM_EXIT_CONTROLS, vmreadz(VM_EXIT_CONTROLS) | VM_EXIT_ACK_INTR_ON_EXIT);
+	vmwrite(GUEST_INTR_STATUS, 0);
+	vmwrite(EOI_EXIT_BITMAP0, 0);
+	vmwrite(EOI_EXIT_BITMAP1, 0);
+	vmwrite(EOI_EXIT_BITMAP2, 0);
+	vmwrite(EOI_EXIT_BITMAP3, 0);
+	vmwrite(POSTED_INTR_NV, NOTIFICATION_VECTOR);
+	vmwrite(POSTED_INTR_DESC_ADDR, PAGES_GPA + PI_DESC * PAGE_SIZE);
+
+	GUEST_ASSERT(!vmlaunch());
+	GUEST_FAIL("L2 exited to L1, reason %lx", vmreadz(VM_EXIT_REASON));
 }
 
 static void l2_evmcs_code(void)
@@ -534,6 +586,71 @@ static void test_gone(enum apic_page page)
 	kvm_vm_free(vm);
 }
 
+/* Post an interrupt, as a device does, and let L2 receive it. */
+static void post(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *mem, uint64_t nr)
+{
+	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = NOTIFICATION_VECTOR };
+	unsigned long *pir = mem + PI_DESC * PAGE_SIZE, *control = pir + 4;
+	struct ucall uc;
+
+	__set_bit(POSTED_VECTOR, pir);
+	*control |= 1;
+	TEST_ASSERT(__vm_ioctl(vm, KVM_SIGNAL_MSI, &msi) == 1,
+		    __KVM_SYSCALL_ERROR("KVM_SIGNAL_MSI", -1));
+	uc = vcpu_run_until_sync(vcpu);
+	TEST_ASSERT(uc.args[1] == nr, "L2 has received %lu interrupts, not %lu", uc.args[1], nr);
+	TEST_ASSERT(!test_bit(POSTED_VECTOR, pir) && !(*control & 1),
+		    "The descriptor still has the interrupt");
+}
+
+static struct kvm_vm *create_posted_vm(struct kvm_vcpu **vcpu, void *mem)
+{
+	struct kvm_vm *vm = create_vm(vcpu, l1_posted_code, mem);
+	struct ucall uc;
+
+	vm_install_exception_handler(vm, POSTED_VECTOR, l2_posted_handler);
+	/* Bochs 3.0 takes the vector from RVI, after it has cleared RVI. */
+	vm_install_exception_handler(vm, 0, l2_posted_handler);
+	uc = vcpu_run_until_sync(*vcpu);
+	TEST_ASSERT(!uc.args[1], "L2 has received %lu interrupts", uc.args[1]);
+	post(vm, *vcpu, mem, 1);
+	return vm;
+}
+
+static void test_replace_pi_desc(enum way way)
+{
+	void *mem = map_pages(NULL);
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_posted_vm(&vcpu, mem);
+
+	pr_info("%s, %s\n", page_names[PI_DESC], way_names[way]);
+
+	mem = replace(vm, mem, PI_DESC, way);
+	post(vm, vcpu, mem, 2);
+	mem = replace(vm, mem, PI_DESC, way);
+	post(vm, vcpu, mem, 3);
+	kvm_vm_free(vm);
+}
+
+static void test_no_pi_desc(void)
+{
+	void *mem = map_pages(NULL);
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = create_posted_vm(&vcpu, mem);
+
+	pr_info("%s, gone\n", page_names[PI_DESC]);
+
+	check_gone(vcpu, mem, PI_DESC);
+	post(vm, vcpu, mem, 2);
+	kvm_vm_free(vm);
+}
+
+static bool has_posted_interrupts(void)
+{
+	return kvm_get_feature_msr(MSR_IA32_VMX_TRUE_PINBASED_CTLS) >> 32 &
+	       PIN_BASED_POSTED_INTR;
+}
+
 /* Have L1 intercept all MSRs, or none. */
 static void check_msr(struct kvm_vcpu *vcpu, void *mem, bool intercept)
 {
@@ -844,7 +961,7 @@ static void test_vmx(void)
 	enum apic_page page;
 	enum way way;
 
-	for (page = 0; page < NR_PAGES; page++) {
+	for (page = VIRTUAL_APIC; page <= APIC_ACCESS; page++) {
 		for (way = 0; way < NR_WAYS; way++)
 			if (can_replace(way))
 				test_replace(page, way);
@@ -855,6 +972,15 @@ static void test_vmx(void)
 	for (way = 0; way < NR_WAYS; way++)
 		if (can_replace(way))
 			test_msr_bitmap(way);
+
+	if (has_posted_interrupts()) {
+		for (way = 0; way < NR_WAYS; way++)
+			if (can_replace(way))
+				test_replace_pi_desc(way);
+		test_no_pi_desc();
+	} else {
+		print_skip("KVM doesn't let L1 post interrupts to L2");
+	}
 
 	if (!kvm_has_cap(KVM_CAP_HYPERV_ENLIGHTENED_VMCS)) {
 		print_skip("KVM has no enlightened VMCS");
