@@ -59,6 +59,7 @@ enum apic_page {
 	VMCB = APIC_ACCESS,
 	HOST_SAVE_AREA = VIRTUAL_APIC,
 };
+
 static const char * const page_names[] = {
 	"virtual-APIC page", "APIC-access page", "posted-interrupt descriptor",
 };
