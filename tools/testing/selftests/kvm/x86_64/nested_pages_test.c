@@ -557,18 +557,23 @@ static void test_replace(enum apic_page page, enum way way)
 }
 
 /* Take the page away, see KVM_RUN fail, and map new pages. */
-static void check_gone(struct kvm_vcpu *vcpu, void *mem, enum apic_page page)
+/* KVM_RUN fails until the page is there again. */
+static void check_error_stays(struct kvm_vcpu *vcpu)
 {
 	int i;
 
-	munmap(mem + page * PAGE_SIZE, PAGE_SIZE);
-	/* The error stays. */
 	for (i = 0; i < 2; i++) {
 		vcpu_run(vcpu);
 		TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_INTERNAL_ERROR);
 		TEST_ASSERT(vcpu->run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION,
 			    "suberror %u", vcpu->run->internal.suberror);
 	}
+}
+
+static void check_gone(struct kvm_vcpu *vcpu, void *mem, enum apic_page page)
+{
+	munmap(mem + page * PAGE_SIZE, PAGE_SIZE);
+	check_error_stays(vcpu);
 	map_pages(mem);
 }
 
@@ -732,6 +737,8 @@ static struct hv_enlightened_vmcs *evmcs(void *mem)
 	return mem + EVMCS * PAGE_SIZE;
 }
 
+static vm_paddr_t vp_assist_gpa;
+
 static struct kvm_vm *create_evmcs_vm(struct kvm_vcpu **vcpu, void *mem)
 {
 	struct kvm_vm *vm = create_vm(vcpu, l1_evmcs_code, mem);
@@ -744,6 +751,7 @@ static struct kvm_vm *create_evmcs_vm(struct kvm_vcpu **vcpu, void *mem)
 	hv = vcpu_alloc_hyperv_test_pages(vm, &gva);
 	hv->enlightened_vmcs = (void *)(PAGES_GVA + EVMCS * PAGE_SIZE);
 	hv->enlightened_vmcs_gpa = PAGES_GPA + EVMCS * PAGE_SIZE;
+	vp_assist_gpa = hv->vp_assist_gpa;
 
 	/* The second argument of l1_evmcs_code() */
 	vcpu_regs_get(*vcpu, &regs);
@@ -804,6 +812,16 @@ static struct kvm_vcpu *migrate(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *
 	return vcpu;
 }
 
+/* The VP assist page tells where the enlightened VMCS is. */
+static void check_no_vp_assist(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
+{
+	void *hva = addr_gpa2hva(vm, vp_assist_gpa);
+
+	TEST_ASSERT(!mprotect(hva, PAGE_SIZE, PROT_NONE), "mprotect");
+	check_error_stays(vcpu);
+	TEST_ASSERT(!mprotect(hva, PAGE_SIZE, PROT_READ | PROT_WRITE), "mprotect");
+}
+
 static void test_no_evmcs(bool migrated)
 {
 	struct hv_enlightened_vmcs copy;
@@ -815,8 +833,10 @@ static void test_no_evmcs(bool migrated)
 
 	run_to(vcpu, IN_L2);
 	copy = *evmcs(mem);
-	if (migrated)
+	if (migrated) {
 		vcpu = migrate(vm, vcpu, mem);
+		check_no_vp_assist(vm, vcpu);
+	}
 	check_gone(vcpu, mem, EVMCS);
 	*evmcs(mem) = copy;
 	run_to(vcpu, VMEXIT);
