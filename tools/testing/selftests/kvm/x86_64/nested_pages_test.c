@@ -556,7 +556,6 @@ static void test_replace(enum apic_page page, enum way way)
 	kvm_vm_free(vm);
 }
 
-/* Take the page away, see KVM_RUN fail, and map new pages. */
 /* KVM_RUN fails until the page is there again. */
 static void check_error_stays(struct kvm_vcpu *vcpu)
 {
@@ -570,6 +569,7 @@ static void check_error_stays(struct kvm_vcpu *vcpu)
 	}
 }
 
+/* Take the page away, see KVM_RUN fail, and map new pages. */
 static void check_gone(struct kvm_vcpu *vcpu, void *mem, enum apic_page page)
 {
 	munmap(mem + page * PAGE_SIZE, PAGE_SIZE);
@@ -737,8 +737,6 @@ static struct hv_enlightened_vmcs *evmcs(void *mem)
 	return mem + EVMCS * PAGE_SIZE;
 }
 
-static vm_paddr_t vp_assist_gpa;
-
 static struct kvm_vm *create_evmcs_vm(struct kvm_vcpu **vcpu, void *mem)
 {
 	struct kvm_vm *vm = create_vm(vcpu, l1_evmcs_code, mem);
@@ -751,7 +749,6 @@ static struct kvm_vm *create_evmcs_vm(struct kvm_vcpu **vcpu, void *mem)
 	hv = vcpu_alloc_hyperv_test_pages(vm, &gva);
 	hv->enlightened_vmcs = (void *)(PAGES_GVA + EVMCS * PAGE_SIZE);
 	hv->enlightened_vmcs_gpa = PAGES_GPA + EVMCS * PAGE_SIZE;
-	vp_assist_gpa = hv->vp_assist_gpa;
 
 	/* The second argument of l1_evmcs_code() */
 	vcpu_regs_get(*vcpu, &regs);
@@ -813,9 +810,10 @@ static struct kvm_vcpu *migrate(struct kvm_vm *vm, struct kvm_vcpu *vcpu, void *
 }
 
 /* The VP assist page tells where the enlightened VMCS is. */
-static void check_no_vp_assist(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
+static void check_no_vp_assist(struct kvm_vcpu *vcpu)
 {
-	void *hva = addr_gpa2hva(vm, vp_assist_gpa);
+	uint64_t msr = vcpu_get_msr(vcpu, HV_X64_MSR_VP_ASSIST_PAGE);
+	void *hva = addr_gpa2hva(vcpu->vm, msr & HV_X64_MSR_VP_ASSIST_PAGE_ADDRESS_MASK);
 
 	TEST_ASSERT(!mprotect(hva, PAGE_SIZE, PROT_NONE), "mprotect");
 	check_error_stays(vcpu);
@@ -835,7 +833,7 @@ static void test_no_evmcs(bool migrated)
 	copy = *evmcs(mem);
 	if (migrated) {
 		vcpu = migrate(vm, vcpu, mem);
-		check_no_vp_assist(vm, vcpu);
+		check_no_vp_assist(vcpu);
 	}
 	check_gone(vcpu, mem, EVMCS);
 	*evmcs(mem) = copy;
