@@ -1,0 +1,667 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test asynchronous page faults.
+ *
+ * The guest reads pages that a userfaultfd handler of the VMM holds back.  KVM tells
+ * the guest that a page is not present, with a token, and the guest goes on without
+ * it.  When the handler has installed the page, KVM tells the guest the token again.
+ *
+ * The guest runs one command of the VMM after another.  Its interrupts are enabled,
+ * and it is at CPL 0, where it has asked for asynchronous page faults as well.
+ */
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <asm/kvm_para.h>
+
+#include "apic.h"
+#include "kvm_test_harness.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+
+#define PAGES_GPA	BIT_ULL(30)
+#define PAGES_GVA	0xc0000000ull
+#define PAGES_SLOT	10
+
+/* As many faults as KVM has in flight for one vCPU. */
+#define MAX_FAULTS	64
+#define MAX_VCPUS	6
+#define READY_VECTOR	0xe0
+#define WAKE_ALL	(~0u)
+
+#define APF_ON		(KVM_ASYNC_PF_ENABLED | KVM_ASYNC_PF_SEND_ALWAYS | \
+			 KVM_ASYNC_PF_DELIVERY_AS_INT)
+
+enum command {
+	READ,		/* Read a page, or get a token for it. */
+	WAIT,		/* Halt until so many pages have become ready. */
+	HALT,		/* Halt, with interrupts disabled. */
+	KEEP_TOKEN,	/* From now on, acknowledge no page-ready event. */
+};
+
+/* What the guest and the VMM share, for each vCPU. */
+static struct apf {
+	struct kvm_vcpu_pv_apf_data page;
+
+	enum command command;
+	int arg;
+
+	/* Where to go on if the page that is being read isn't present. */
+	uint64_t resume;
+	uint32_t token;
+	uint64_t value;
+
+	bool keeps_token;
+	int nr_ready;
+	uint32_t ready[MAX_FAULTS + 1];
+} __aligned(64) apfs[MAX_VCPUS];
+
+static struct apf *this_apf(void)
+{
+	return &apfs[x2apic_read_reg(APIC_ID)];
+}
+
+static void page_fault_handler(struct ex_regs *regs)
+{
+	struct apf *apf = this_apf();
+	uint64_t cr2;
+
+	asm volatile("mov %%cr2, %0" : "=r"(cr2));
+	__GUEST_ASSERT(apf->page.flags == KVM_PV_REASON_PAGE_NOT_PRESENT,
+		       "#PF at %lx, flags %x", cr2, apf->page.flags);
+	WRITE_ONCE(apf->page.flags, 0);
+	GUEST_ASSERT(cr2);
+	apf->token = cr2;
+	regs->rip = apf->resume;
+}
+
+static void ready_handler(struct ex_regs *regs)
+{
+	struct apf *apf = this_apf();
+
+	GUEST_ASSERT(apf->nr_ready < ARRAY_SIZE(apf->ready));
+	apf->ready[apf->nr_ready++] = apf->page.token;
+	if (!apf->keeps_token) {
+		WRITE_ONCE(apf->page.token, 0);
+		wrmsr(MSR_KVM_ASYNC_PF_ACK, 1);
+	}
+	x2apic_write_reg(APIC_EOI, 0);
+}
+
+static void read_page(struct apf *apf, int page)
+{
+	uint64_t tmp;
+
+	apf->token = 0;
+	apf->value = 0;
+	asm volatile("lea 1f(%%rip), %0\n\t"
+		     "mov %0, %1\n\t"
+		     "mov (%3), %0\n\t"
+		     "mov %0, %2\n"
+		     "1:"
+		     : "=&r"(tmp), "=m"(apf->resume), "+m"(apf->value)
+		     : "r"(PAGES_GVA + page * PAGE_SIZE)
+		     : "memory");
+}
+
+static void guest_code(struct apf *apf, uint64_t gpa)
+{
+	x2apic_enable();
+	wrmsr(MSR_KVM_ASYNC_PF_INT, READY_VECTOR);
+	wrmsr(MSR_KVM_ASYNC_PF_EN, gpa | APF_ON);
+
+	for (;;) {
+		asm volatile("sti");
+		GUEST_SYNC(0);
+		switch (READ_ONCE(apf->command)) {
+		case READ:
+			read_page(apf, apf->arg);
+			break;
+		case WAIT:
+			asm volatile("cli");
+			while (READ_ONCE(apf->nr_ready) < apf->arg)
+				asm volatile("sti; hlt; cli" : : : "memory");
+			break;
+		case HALT:
+			asm volatile("cli; hlt" : : : "memory");
+			break;
+		case KEEP_TOKEN:
+			apf->keeps_token = true;
+			break;
+		}
+	}
+}
+
+/* A VM whose pages from PAGES_GPA on are missing, and the thread that installs them. */
+struct env {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpus[MAX_VCPUS];
+	int nr_vcpus;
+
+	void *mem;
+	int nr_pages;
+	int uffd;
+	__u64 copy_mode;
+	pthread_t server;
+
+	int hold;	/* so many events are not answered */
+	int nr_events;
+	struct uffd_msg first_event;
+};
+
+static void install(struct env *env, int page)
+{
+	uint64_t contents[PAGE_SIZE / sizeof(uint64_t)] = { page + 1 };
+	struct uffdio_copy copy = {
+		.dst = (uintptr_t)env->mem + page * PAGE_SIZE,
+		.src = (uintptr_t)contents,
+		.len = PAGE_SIZE,
+		.mode = env->copy_mode,
+	};
+
+	TEST_ASSERT(!ioctl(env->uffd, UFFDIO_COPY, &copy) || errno == EEXIST,
+		    __KVM_IOCTL_ERROR(UFFDIO_COPY, -1));
+}
+
+static void install_all(struct env *env)
+{
+	for (int page = 0; page < env->nr_pages; page++)
+		install(env, page);
+}
+
+static void *serve(void *arg)
+{
+	struct env *env = arg;
+	struct uffd_msg msg;
+
+	while (read(env->uffd, &msg, sizeof(msg)) == sizeof(msg)) {
+		if (!env->nr_events)
+			env->first_event = msg;
+		/* Pairs with the main thread's wait for events. */
+		__atomic_store_n(&env->nr_events, env->nr_events + 1, __ATOMIC_RELEASE);
+		if (env->nr_events > __atomic_load_n(&env->hold, __ATOMIC_RELAXED))
+			install(env, (msg.arg.pagefault.address - (uintptr_t)env->mem) / PAGE_SIZE);
+	}
+	return NULL;
+}
+
+/* The server doesn't answer the first @nr events, but all that follow. */
+static void hold_events(struct env *env, int nr)
+{
+	__atomic_store_n(&env->hold, nr, __ATOMIC_RELAXED);
+}
+
+static void wait_for_events(struct env *env, int nr)
+{
+	while (__atomic_load_n(&env->nr_events, __ATOMIC_ACQUIRE) < nr)
+		usleep(1000);
+}
+
+static void register_pages(struct env *env, __u64 mode)
+{
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = mode & UFFDIO_REGISTER_MODE_WP ?
+			    UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0,
+	};
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)env->mem, env->nr_pages * PAGE_SIZE },
+		.mode = mode,
+	};
+
+	env->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	TEST_ASSERT(env->uffd >= 0, __KVM_SYSCALL_ERROR("userfaultfd()", env->uffd));
+	TEST_ASSERT(!ioctl(env->uffd, UFFDIO_API, &api), __KVM_IOCTL_ERROR(UFFDIO_API, -1));
+	TEST_ASSERT(!ioctl(env->uffd, UFFDIO_REGISTER, &reg),
+		    __KVM_IOCTL_ERROR(UFFDIO_REGISTER, -1));
+}
+
+static struct apf *host_apf(struct env *env, int i)
+{
+	return addr_gva2hva(env->vm, (vm_vaddr_t)&apfs[i]);
+}
+
+/* Run a vCPU until it has executed a command. */
+static struct apf *run(struct env *env, int i, enum command command, int arg)
+{
+	struct apf *apf = host_apf(env, i);
+	struct ucall uc;
+
+	apf->command = command;
+	apf->arg = arg;
+	vcpu_run(env->vcpus[i]);
+	switch (get_ucall(env->vcpus[i], &uc)) {
+	case UCALL_SYNC:
+		break;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+		break;
+	default:
+		TEST_FAIL("Unexpected exit: %s", exit_reason_str(env->vcpus[i]->run->exit_reason));
+	}
+	return apf;
+}
+
+static uint32_t read_token(struct env *env, int i, int page)
+{
+	return run(env, i, READ, page)->token;
+}
+
+/* Read a page that is there, and check what is in it. */
+static void check_page(struct env *env, int i, int page)
+{
+	struct apf *apf = run(env, i, READ, page);
+
+	TEST_ASSERT(!apf->token, "Page %d isn't present, token %x", page, apf->token);
+	TEST_ASSERT_EQ(apf->value, page + 1);
+}
+
+static void create_memory(struct env *env, __u64 uffd_mode)
+{
+	vm_userspace_mem_region_add(env->vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT,
+				    env->nr_pages, 0);
+	virt_map(env->vm, PAGES_GVA, PAGES_GPA, env->nr_pages);
+	env->mem = addr_gpa2hva(env->vm, PAGES_GPA);
+	register_pages(env, uffd_mode);
+}
+
+/* vCPU i has @nr_pages pages, from page i * @nr_pages on. */
+static struct env *create(int nr_vcpus, int nr_pages, __u64 uffd_mode)
+{
+	struct env *env = calloc(1, sizeof(*env));
+
+	env->vm = vm_create_with_vcpus(nr_vcpus, guest_code, env->vcpus);
+	env->nr_vcpus = nr_vcpus;
+	env->nr_pages = nr_vcpus * nr_pages;
+	hold_events(env, env->nr_pages);
+	vm_install_exception_handler(env->vm, PF_VECTOR, page_fault_handler);
+	vm_install_exception_handler(env->vm, READY_VECTOR, ready_handler);
+	create_memory(env, uffd_mode);
+	pthread_create(&env->server, NULL, serve, env);
+
+	for (int i = 0; i < nr_vcpus; i++) {
+		struct apf *apf = host_apf(env, i);
+
+		vcpu_args_set(env->vcpus[i], 2, &apfs[i],
+			      addr_hva2gpa(env->vm, &apf->page));
+		run(env, i, READ, 0);
+		/* KVM tells the guest to wake all tasks when they are turned on. */
+		run(env, i, WAIT, 1);
+		TEST_ASSERT_EQ(apf->ready[0], WAKE_ALL);
+		apf->nr_ready = 0;
+	}
+	return env;
+}
+
+static void destroy(struct env *env)
+{
+	/* It sleeps in read(), or installs a page, and then sleeps there. */
+	pthread_cancel(env->server);
+	pthread_join(env->server, NULL);
+	/* Faults that KVM's workers have not come to yet need no server then. */
+	install_all(env);
+	kvm_vm_free(env->vm);
+	close(env->uffd);
+	free(env);
+}
+
+/* A page is not present, then it is ready, and the guest reads it. */
+TEST(one_fault)
+{
+	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
+	uint32_t token = read_token(env, 0, 0);
+	struct apf *apf;
+
+	TEST_ASSERT(token, "The fault is synchronous");
+	wait_for_events(env, 1);
+	install(env, 0);
+	apf = run(env, 0, WAIT, 1);
+	TEST_ASSERT_EQ(apf->ready[0], token);
+	check_page(env, 0, 0);
+	TEST_ASSERT_EQ(env->nr_events, 1);
+	destroy(env);
+}
+
+static void *install_soon(void *env)
+{
+	usleep(100000);
+	install(env, 0);
+	return NULL;
+}
+
+/* The guest reads a page again that is on its way: KVM halts it. */
+TEST(repeated_fault)
+{
+	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
+	uint32_t token = read_token(env, 0, 0);
+	struct apf *apf;
+	pthread_t thread;
+
+	TEST_ASSERT(token, "The fault is synchronous");
+	wait_for_events(env, 1);
+	pthread_create(&thread, NULL, install_soon, env);
+	check_page(env, 0, 0);
+	pthread_join(thread, NULL);
+	apf = run(env, 0, WAIT, 1);
+	TEST_ASSERT_EQ(apf->ready[0], token);
+	TEST_ASSERT_EQ(env->nr_events, 1);
+	destroy(env);
+}
+
+static void check_tokens(const uint32_t *tokens, const uint32_t *ready)
+{
+	for (int i = 0; i < MAX_FAULTS; i++) {
+		int seen = 0;
+
+		for (int j = 0; j < MAX_FAULTS; j++)
+			seen += ready[j] == tokens[i];
+		TEST_ASSERT(seen == 1, "Token %x of fault %d came %d times", tokens[i], i, seen);
+	}
+}
+
+/* As many faults as KVM allows, and one more, for which the vCPU waits. */
+TEST(all_faults)
+{
+	struct env *env = create(1, MAX_FAULTS + 1, UFFDIO_REGISTER_MODE_MISSING);
+	uint32_t tokens[MAX_FAULTS];
+	struct apf *apf;
+
+	hold_events(env, MAX_FAULTS);
+	for (int i = 0; i < MAX_FAULTS; i++) {
+		tokens[i] = read_token(env, 0, i);
+		TEST_ASSERT(tokens[i], "Fault %d is synchronous", i);
+	}
+	wait_for_events(env, MAX_FAULTS);
+	check_page(env, 0, MAX_FAULTS);
+	install_all(env);
+	apf = run(env, 0, WAIT, MAX_FAULTS);
+	check_tokens(tokens, apf->ready);
+	for (int i = 0; i < MAX_FAULTS; i++)
+		check_page(env, 0, i);
+	destroy(env);
+}
+
+/* A write of MSR_KVM_ASYNC_PF_EN that fails changes nothing. */
+TEST(bad_shared_page)
+{
+	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
+	uint64_t old = vcpu_get_msr(env->vcpus[0], MSR_KVM_ASYNC_PF_EN);
+	uint64_t bad = BIT_ULL(35) | APF_ON;
+	uint32_t token;
+	struct apf *apf;
+
+	TEST_ASSERT(_vcpu_set_msr(env->vcpus[0], MSR_KVM_ASYNC_PF_EN, bad) == 0,
+		    "An address outside all memslots is accepted");
+	TEST_ASSERT_EQ(vcpu_get_msr(env->vcpus[0], MSR_KVM_ASYNC_PF_EN), old);
+
+	token = read_token(env, 0, 0);
+	TEST_ASSERT(token, "The fault is synchronous");
+	install(env, 0);
+	apf = run(env, 0, WAIT, 1);
+	TEST_ASSERT_EQ(apf->ready[0], token);
+	destroy(env);
+}
+
+struct snapshot {
+	struct kvm_x86_state *vcpu;
+	struct kvm_lapic_state lapic;
+};
+
+static uint64_t *saved_msr(struct snapshot *snapshot, uint32_t index)
+{
+	struct kvm_msrs *msrs = &snapshot->vcpu->msrs;
+
+	for (int i = 0; i < msrs->nmsrs; i++)
+		if (msrs->entries[i].index == index)
+			return &msrs->entries[i].data;
+	TEST_FAIL("KVM doesn't list MSR %x", index);
+	return NULL;
+}
+
+/* Save the vCPU with a fault for page 0 in flight, and destroy the VM. */
+static struct snapshot save(struct env *env)
+{
+	struct snapshot snapshot;
+	pthread_t thread;
+
+	TEST_ASSERT(read_token(env, 0, 0), "The fault is synchronous");
+	wait_for_events(env, 1);
+	snapshot.vcpu = vcpu_save_state(env->vcpus[0]);
+	vcpu_ioctl(env->vcpus[0], KVM_GET_LAPIC, &snapshot.lapic);
+	/* KVM waits for the page before it destroys the vCPU. */
+	pthread_create(&thread, NULL, install_soon, env);
+	kvm_vm_release(env->vm);
+	pthread_join(thread, NULL);
+	return snapshot;
+}
+
+static void restore(struct env *env, struct snapshot *snapshot)
+{
+	env->vcpus[0] = vm_recreate_with_one_vcpu(env->vm);
+	vcpu_load_state(env->vcpus[0], snapshot->vcpu);
+	vcpu_ioctl(env->vcpus[0], KVM_SET_LAPIC, &snapshot->lapic);
+	kvm_x86_state_cleanup(snapshot->vcpu);
+}
+
+/* A VM is saved with a fault in flight.  The new VM tells the guest to wake all tasks. */
+TEST(restored)
+{
+	struct env *env = create(1, 2, UFFDIO_REGISTER_MODE_MISSING);
+	struct snapshot snapshot = save(env);
+	struct apf *apf;
+
+	restore(env, &snapshot);
+	apf = run(env, 0, WAIT, 1);
+	TEST_ASSERT_EQ(apf->ready[0], WAKE_ALL);
+	check_page(env, 0, 0);
+	destroy(env);
+}
+
+/* The VMM doesn't restore the vector, and does so later. */
+TEST(restored_without_vector)
+{
+	struct env *env = create(1, 2, UFFDIO_REGISTER_MODE_MISSING);
+	struct snapshot snapshot = save(env);
+	struct apf *apf;
+
+	*saved_msr(&snapshot, MSR_KVM_ASYNC_PF_INT) = 0;
+	restore(env, &snapshot);
+	hold_events(env, 0);
+	check_page(env, 0, 1);
+	TEST_ASSERT_EQ(host_apf(env, 0)->nr_ready, 0);
+
+	vcpu_set_msr(env->vcpus[0], MSR_KVM_ASYNC_PF_INT, READY_VECTOR);
+	apf = run(env, 0, WAIT, 1);
+	TEST_ASSERT_EQ(apf->ready[0], WAKE_ALL);
+	destroy(env);
+}
+
+/* The VMM goes back to a snapshot, and the vCPU has a page-ready event to deliver. */
+TEST(restored_beside_ready_page)
+{
+	struct env *env = create(1, 2, UFFDIO_REGISTER_MODE_MISSING);
+	struct kvm_vcpu *vcpu = env->vcpus[0];
+	struct apf *apf = host_apf(env, 0);
+	uint32_t tokens[2];
+	int nr;
+
+	run(env, 0, KEEP_TOKEN, 0);
+	for (int i = 0; i < 2; i++) {
+		tokens[i] = read_token(env, 0, i);
+		TEST_ASSERT(tokens[i], "Fault %d is synchronous", i);
+		install(env, i);
+		/* The guest keeps the first token.  So the second one has to wait. */
+		run(env, 0, i ? HALT : WAIT, 1);
+	}
+	TEST_ASSERT_EQ(apf->nr_ready, 1);
+	TEST_ASSERT_EQ(apf->ready[0], tokens[0]);
+
+	/* In the snapshot, no event was pending. */
+	apf->page.token = 0;
+	apf->keeps_token = false;
+	vcpu_set_msr(vcpu, MSR_KVM_ASYNC_PF_EN, vcpu_get_msr(vcpu, MSR_KVM_ASYNC_PF_EN));
+	vcpu_set_msr(vcpu, MSR_KVM_ASYNC_PF_EN, vcpu_get_msr(vcpu, MSR_KVM_ASYNC_PF_EN));
+	/* The token of the second fault may come as well. */
+	for (nr = 2; ; nr++) {
+		run(env, 0, WAIT, nr);
+		if (apf->ready[nr - 1] == WAKE_ALL)
+			break;
+		TEST_ASSERT_EQ(apf->ready[nr - 1], tokens[1]);
+	}
+	destroy(env);
+}
+
+/* A page that the guest reads is not fetched for writing. */
+TEST(read_of_protected_page)
+{
+	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+	uint32_t token = read_token(env, 0, 0);
+	struct apf *apf;
+
+	env->copy_mode = UFFDIO_COPY_MODE_WP;
+	wait_for_events(env, 1);
+	TEST_ASSERT_EQ(env->first_event.arg.pagefault.flags, 0);
+	install(env, 0);
+	apf = run(env, 0, WAIT, 1);
+	TEST_ASSERT_EQ(apf->ready[0], token);
+	check_page(env, 0, 0);
+	TEST_ASSERT_EQ(env->nr_events, 1);
+	destroy(env);
+}
+
+/* The VMM has mapped the page read-only.  The handler must be asked for it. */
+TEST(read_of_read_only_mapping)
+{
+	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
+
+	TEST_ASSERT(!mprotect(env->mem, PAGE_SIZE, PROT_READ),
+		    __KVM_SYSCALL_ERROR("mprotect()", -1));
+	TEST_ASSERT(read_token(env, 0, 0), "The fault is synchronous");
+	wait_for_events(env, 1);
+	install(env, 0);
+	run(env, 0, WAIT, 1);
+	check_page(env, 0, 0);
+	destroy(env);
+}
+
+static void pin_to_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	TEST_ASSERT(!sched_setaffinity(0, sizeof(set), &set),
+		    __KVM_SYSCALL_ERROR("sched_setaffinity()", -1));
+}
+
+/* Asynchronous fsync() runs on the host's system workqueue, on the CPU of its caller. */
+static int fsync_asynchronously(void)
+{
+	struct timespec timeout = { .tv_sec = 5 };
+	struct iocb iocb = { .aio_lio_opcode = IOCB_CMD_FSYNC };
+	struct iocb *iocbs[] = { &iocb };
+	struct io_event event;
+	aio_context_t ctx = 0;
+
+	iocb.aio_fildes = memfd_create("fsync", 0);
+	TEST_ASSERT(!syscall(__NR_io_setup, 1, &ctx), __KVM_SYSCALL_ERROR("io_setup()", -1));
+	TEST_ASSERT(syscall(__NR_io_submit, ctx, 1, iocbs) == 1,
+		    __KVM_SYSCALL_ERROR("io_submit()", -1));
+	return syscall(__NR_io_getevents, ctx, 1, 1, &event, &timeout);
+}
+
+/* More faults than the system workqueue runs work items on a CPU don't stall it. */
+TEST(host_workqueue)
+{
+	struct env *env;
+	int nr = 0;
+
+	pin_to_cpu(0);
+	env = create(5, MAX_FAULTS, UFFDIO_REGISTER_MODE_MISSING);
+	for (int page = 0; page < env->nr_pages; page++)
+		nr += !!read_token(env, page / MAX_FAULTS, page);
+	TEST_ASSERT_EQ(nr, env->nr_pages);
+	TEST_ASSERT_EQ(fsync_asynchronously(), 1);
+	wait_for_events(env, env->nr_pages);
+	destroy(env);
+}
+
+static void vmm_that_is_killed(int memfd, int pipe)
+{
+	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
+	void *mem = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+
+	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	TEST_ASSERT(read_token(env, 0, 0), "The fault is synchronous");
+	wait_for_events(env, 1);
+	TEST_ASSERT(write(pipe, &env->uffd, sizeof(env->uffd)) == sizeof(env->uffd),
+		    __KVM_SYSCALL_ERROR("write()", -1));
+	for (;;)
+		pause();
+}
+
+/* Get a process' file descriptor. */
+static int get_fd(int pid, int fd)
+{
+	int pidfd = syscall(__NR_pidfd_open, pid, 0);
+
+	TEST_ASSERT(pidfd >= 0, __KVM_SYSCALL_ERROR("pidfd_open()", pidfd));
+	fd = syscall(__NR_pidfd_getfd, pidfd, fd, 0);
+	TEST_ASSERT(fd >= 0, __KVM_SYSCALL_ERROR("pidfd_getfd()", fd));
+	close(pidfd);
+	return fd;
+}
+
+/* Is any page of the memfd mapped writable? */
+static bool is_mapped(int memfd)
+{
+	if (!fcntl(memfd, F_ADD_SEALS, F_SEAL_WRITE))
+		return false;
+	TEST_ASSERT_EQ(errno, EBUSY);
+	return true;
+}
+
+/*
+ * A VMM is killed while a fault is in flight, and another process has its userfaultfd
+ * but doesn't answer.  The VMM ends at once.  Its memory stays until the other process
+ * closes the userfaultfd, because KVM holds it while it waits for the page.
+ */
+TEST(killed_vmm)
+{
+	int memfd = memfd_create("killed", MFD_ALLOW_SEALING);
+	int pipes[2], uffd, pid;
+
+	TEST_ASSERT(!ftruncate(memfd, PAGE_SIZE), __KVM_SYSCALL_ERROR("ftruncate()", -1));
+	TEST_ASSERT(!pipe(pipes), __KVM_SYSCALL_ERROR("pipe()", -1));
+	pid = fork();
+	TEST_ASSERT(pid >= 0, __KVM_SYSCALL_ERROR("fork()", pid));
+	if (!pid)
+		vmm_that_is_killed(memfd, pipes[1]);
+
+	TEST_ASSERT(read(pipes[0], &uffd, sizeof(uffd)) == sizeof(uffd),
+		    __KVM_SYSCALL_ERROR("read()", -1));
+	uffd = get_fd(pid, uffd);
+	kill(pid, SIGKILL);
+	TEST_ASSERT_EQ(waitpid(pid, NULL, 0), pid);
+	sleep(1);
+	TEST_ASSERT(is_mapped(memfd), "The memory is gone before its fault is done");
+	close(uffd);
+	while (is_mapped(memfd))
+		usleep(1000);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_KVM_ASYNC_PF_INT));
+
+	return test_harness_run(argc, argv);
+}
