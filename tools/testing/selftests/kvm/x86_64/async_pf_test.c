@@ -34,7 +34,7 @@
 
 /* As many faults as KVM has in flight for one vCPU. */
 #define MAX_FAULTS	64
-#define MAX_VCPUS	6
+#define MAX_VCPUS	5
 #define READY_VECTOR	0xe0
 #define WAKE_ALL	(~0u)
 
@@ -145,7 +145,6 @@ static void guest_code(struct apf *apf, uint64_t gpa)
 struct env {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpus[MAX_VCPUS];
-	int nr_vcpus;
 
 	void *mem;
 	int nr_pages;
@@ -251,9 +250,21 @@ static struct apf *run(struct env *env, int i, enum command command, int arg)
 	return apf;
 }
 
-static uint32_t read_token(struct env *env, int i, int page)
+/* Read a page that isn't there, and return the token that the guest gets for it. */
+static uint32_t start_fault(struct env *env, int i, int page)
 {
-	return run(env, i, READ, page)->token;
+	uint32_t token = run(env, i, READ, page)->token;
+
+	TEST_ASSERT(token, "The fault on page %d is synchronous", page);
+	return token;
+}
+
+/* Run a vCPU until @nr pages have become ready, and check the token of the last one. */
+static void wait_for_ready(struct env *env, int i, int nr, uint32_t token)
+{
+	struct apf *apf = run(env, i, WAIT, nr);
+
+	TEST_ASSERT_EQ(apf->ready[nr - 1], token);
 }
 
 /* Read a page that is there, and check what is in it. */
@@ -280,7 +291,6 @@ static struct env *create(int nr_vcpus, int nr_pages, __u64 uffd_mode)
 	struct env *env = calloc(1, sizeof(*env));
 
 	env->vm = vm_create_with_vcpus(nr_vcpus, guest_code, env->vcpus);
-	env->nr_vcpus = nr_vcpus;
 	env->nr_pages = nr_vcpus * nr_pages;
 	hold_events(env, env->nr_pages);
 	vm_install_exception_handler(env->vm, PF_VECTOR, page_fault_handler);
@@ -295,8 +305,7 @@ static struct env *create(int nr_vcpus, int nr_pages, __u64 uffd_mode)
 			      addr_hva2gpa(env->vm, &apf->page));
 		run(env, i, READ, 0);
 		/* KVM tells the guest to wake all tasks when they are turned on. */
-		run(env, i, WAIT, 1);
-		TEST_ASSERT_EQ(apf->ready[0], WAKE_ALL);
+		wait_for_ready(env, i, 1, WAKE_ALL);
 		apf->nr_ready = 0;
 	}
 	return env;
@@ -318,14 +327,11 @@ static void destroy(struct env *env)
 TEST(one_fault)
 {
 	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
-	uint32_t token = read_token(env, 0, 0);
-	struct apf *apf;
+	uint32_t token = start_fault(env, 0, 0);
 
-	TEST_ASSERT(token, "The fault is synchronous");
 	wait_for_events(env, 1);
 	install(env, 0);
-	apf = run(env, 0, WAIT, 1);
-	TEST_ASSERT_EQ(apf->ready[0], token);
+	wait_for_ready(env, 0, 1, token);
 	check_page(env, 0, 0);
 	TEST_ASSERT_EQ(env->nr_events, 1);
 	destroy(env);
@@ -342,17 +348,14 @@ static void *install_soon(void *env)
 TEST(repeated_fault)
 {
 	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
-	uint32_t token = read_token(env, 0, 0);
-	struct apf *apf;
+	uint32_t token = start_fault(env, 0, 0);
 	pthread_t thread;
 
-	TEST_ASSERT(token, "The fault is synchronous");
 	wait_for_events(env, 1);
 	pthread_create(&thread, NULL, install_soon, env);
 	check_page(env, 0, 0);
 	pthread_join(thread, NULL);
-	apf = run(env, 0, WAIT, 1);
-	TEST_ASSERT_EQ(apf->ready[0], token);
+	wait_for_ready(env, 0, 1, token);
 	TEST_ASSERT_EQ(env->nr_events, 1);
 	destroy(env);
 }
@@ -368,7 +371,7 @@ static void check_tokens(const uint32_t *tokens, const uint32_t *ready)
 	}
 }
 
-/* As many faults as KVM allows, and one more, for which the vCPU waits. */
+/* The vCPU has as many faults in flight as KVM allows, and waits for the next page. */
 TEST(all_faults)
 {
 	struct env *env = create(1, MAX_FAULTS + 1, UFFDIO_REGISTER_MODE_MISSING);
@@ -376,10 +379,8 @@ TEST(all_faults)
 	struct apf *apf;
 
 	hold_events(env, MAX_FAULTS);
-	for (int i = 0; i < MAX_FAULTS; i++) {
-		tokens[i] = read_token(env, 0, i);
-		TEST_ASSERT(tokens[i], "Fault %d is synchronous", i);
-	}
+	for (int i = 0; i < MAX_FAULTS; i++)
+		tokens[i] = start_fault(env, 0, i);
 	wait_for_events(env, MAX_FAULTS);
 	check_page(env, 0, MAX_FAULTS);
 	install_all(env);
@@ -397,17 +398,14 @@ TEST(bad_shared_page)
 	uint64_t old = vcpu_get_msr(env->vcpus[0], MSR_KVM_ASYNC_PF_EN);
 	uint64_t bad = BIT_ULL(35) | APF_ON;
 	uint32_t token;
-	struct apf *apf;
 
 	TEST_ASSERT(_vcpu_set_msr(env->vcpus[0], MSR_KVM_ASYNC_PF_EN, bad) == 0,
 		    "An address outside all memslots is accepted");
 	TEST_ASSERT_EQ(vcpu_get_msr(env->vcpus[0], MSR_KVM_ASYNC_PF_EN), old);
 
-	token = read_token(env, 0, 0);
-	TEST_ASSERT(token, "The fault is synchronous");
+	token = start_fault(env, 0, 0);
 	install(env, 0);
-	apf = run(env, 0, WAIT, 1);
-	TEST_ASSERT_EQ(apf->ready[0], token);
+	wait_for_ready(env, 0, 1, token);
 	destroy(env);
 }
 
@@ -433,7 +431,7 @@ static struct snapshot save(struct env *env)
 	struct snapshot snapshot;
 	pthread_t thread;
 
-	TEST_ASSERT(read_token(env, 0, 0), "The fault is synchronous");
+	start_fault(env, 0, 0);
 	wait_for_events(env, 1);
 	snapshot.vcpu = vcpu_save_state(env->vcpus[0]);
 	vcpu_ioctl(env->vcpus[0], KVM_GET_LAPIC, &snapshot.lapic);
@@ -457,11 +455,9 @@ TEST(restored)
 {
 	struct env *env = create(1, 2, UFFDIO_REGISTER_MODE_MISSING);
 	struct snapshot snapshot = save(env);
-	struct apf *apf;
 
 	restore(env, &snapshot);
-	apf = run(env, 0, WAIT, 1);
-	TEST_ASSERT_EQ(apf->ready[0], WAKE_ALL);
+	wait_for_ready(env, 0, 1, WAKE_ALL);
 	check_page(env, 0, 0);
 	destroy(env);
 }
@@ -471,7 +467,6 @@ TEST(restored_without_vector)
 {
 	struct env *env = create(1, 2, UFFDIO_REGISTER_MODE_MISSING);
 	struct snapshot snapshot = save(env);
-	struct apf *apf;
 
 	*saved_msr(&snapshot, MSR_KVM_ASYNC_PF_INT) = 0;
 	restore(env, &snapshot);
@@ -480,8 +475,7 @@ TEST(restored_without_vector)
 	TEST_ASSERT_EQ(host_apf(env, 0)->nr_ready, 0);
 
 	vcpu_set_msr(env->vcpus[0], MSR_KVM_ASYNC_PF_INT, READY_VECTOR);
-	apf = run(env, 0, WAIT, 1);
-	TEST_ASSERT_EQ(apf->ready[0], WAKE_ALL);
+	wait_for_ready(env, 0, 1, WAKE_ALL);
 	destroy(env);
 }
 
@@ -496,8 +490,7 @@ TEST(restored_beside_ready_page)
 
 	run(env, 0, KEEP_TOKEN, 0);
 	for (int i = 0; i < 2; i++) {
-		tokens[i] = read_token(env, 0, i);
-		TEST_ASSERT(tokens[i], "Fault %d is synchronous", i);
+		tokens[i] = start_fault(env, 0, i);
 		install(env, i);
 		/* The guest keeps the first token.  So the second one has to wait. */
 		run(env, 0, i ? HALT : WAIT, 1);
@@ -524,15 +517,13 @@ TEST(restored_beside_ready_page)
 TEST(read_of_protected_page)
 {
 	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
-	uint32_t token = read_token(env, 0, 0);
-	struct apf *apf;
+	uint32_t token = start_fault(env, 0, 0);
 
 	env->copy_mode = UFFDIO_COPY_MODE_WP;
 	wait_for_events(env, 1);
 	TEST_ASSERT_EQ(env->first_event.arg.pagefault.flags, 0);
 	install(env, 0);
-	apf = run(env, 0, WAIT, 1);
-	TEST_ASSERT_EQ(apf->ready[0], token);
+	wait_for_ready(env, 0, 1, token);
 	check_page(env, 0, 0);
 	TEST_ASSERT_EQ(env->nr_events, 1);
 	destroy(env);
@@ -545,7 +536,7 @@ TEST(read_of_read_only_mapping)
 
 	TEST_ASSERT(!mprotect(env->mem, PAGE_SIZE, PROT_READ),
 		    __KVM_SYSCALL_ERROR("mprotect()", -1));
-	TEST_ASSERT(read_token(env, 0, 0), "The fault is synchronous");
+	start_fault(env, 0, 0);
 	wait_for_events(env, 1);
 	install(env, 0);
 	run(env, 0, WAIT, 1);
@@ -583,13 +574,11 @@ static int fsync_asynchronously(void)
 TEST(host_workqueue)
 {
 	struct env *env;
-	int nr = 0;
 
 	pin_to_cpu(0);
-	env = create(5, MAX_FAULTS, UFFDIO_REGISTER_MODE_MISSING);
+	env = create(MAX_VCPUS, MAX_FAULTS, UFFDIO_REGISTER_MODE_MISSING);
 	for (int page = 0; page < env->nr_pages; page++)
-		nr += !!read_token(env, page / MAX_FAULTS, page);
-	TEST_ASSERT_EQ(nr, env->nr_pages);
+		start_fault(env, page / MAX_FAULTS, page);
 	TEST_ASSERT_EQ(fsync_asynchronously(), 1);
 	wait_for_events(env, env->nr_pages);
 	destroy(env);
@@ -601,7 +590,7 @@ static void vmm_that_is_killed(int memfd, int pipe)
 	void *mem = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
 
 	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
-	TEST_ASSERT(read_token(env, 0, 0), "The fault is synchronous");
+	start_fault(env, 0, 0);
 	wait_for_events(env, 1);
 	TEST_ASSERT(write(pipe, &env->uffd, sizeof(env->uffd)) == sizeof(env->uffd),
 		    __KVM_SYSCALL_ERROR("write()", -1));
