@@ -84,6 +84,23 @@
  */
 #define KVM_CAP_DIRTY_LOG_EXACT			1004
 
+/*
+ * How many asynchronous page faults each vCPU can have in flight.  A vCPU that has reached
+ * the limit waits for the page of its next fault.  Each fault in flight keeps a thread of
+ * the host busy.  Whatever the limit, no more than 512 faults are in flight that began on
+ * the same CPU of the host.
+ *
+ * KVM_CHECK_EXTENSION returns the highest limit, 4096, or 0 if a VM can't choose it.
+ *
+ * KVM_ENABLE_CAP on a VM without vCPUs sets the limit to args[0], from 1 to the
+ * highest.  flags and the other args must be 0.  The limit of a new VM is 64.  Errors,
+ * which leave the limit as it is:
+ *
+ * EINVAL	args[0] is out of range, or flags or another arg is not 0
+ * EBUSY	the VM has vCPUs: set the limit before the first KVM_CREATE_VCPU
+ */
+#define KVM_CAP_ASYNC_PF_LIMIT			1005
+
 /**
  * struct kvm_get_memory_attributes - argument of KVM_GET_MEMORY_ATTRIBUTES
  * @address: guest-physical address to begin at, in bytes, a multiple of the

@@ -11,13 +11,16 @@
  */
 #include <fcntl.h>
 #include <linux/aio_abi.h>
+#include <linux/kvm_mem.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include <asm/kvm_para.h>
@@ -32,9 +35,11 @@
 #define PAGES_GVA	0xc0000000ull
 #define PAGES_SLOT	10
 
-/* As many faults as KVM has in flight for one vCPU. */
+/* As many faults as KVM has in flight for one vCPU, unless the VMM wants more. */
 #define MAX_FAULTS	64
 #define MAX_VCPUS	5
+/* As many faults as KVM has in flight on one CPU of the host. */
+#define CPU_FAULTS	512
 #define READY_VECTOR	0xe0
 #define WAKE_ALL	(~0u)
 
@@ -46,6 +51,9 @@ enum command {
 	WAIT,		/* Halt until so many pages have become ready. */
 	HALT,		/* Halt, with interrupts disabled. */
 	KEEP_TOKEN,	/* From now on, acknowledge no page-ready event. */
+	TURN_OFF,	/* Turn asynchronous page faults off. */
+	TURN_ON,
+	SEND_INIT,	/* Send an INIT to another vCPU. */
 };
 
 /* What the guest and the VMM share, for each vCPU. */
@@ -62,7 +70,7 @@ static struct apf {
 
 	bool keeps_token;
 	int nr_ready;
-	uint32_t ready[MAX_FAULTS + 1];
+	uint32_t ready[CPU_FAULTS + 1];
 } __aligned(64) apfs[MAX_VCPUS];
 
 static struct apf *this_apf(void)
@@ -136,6 +144,16 @@ static void guest_code(struct apf *apf, uint64_t gpa)
 			break;
 		case KEEP_TOKEN:
 			apf->keeps_token = true;
+			break;
+		case TURN_OFF:
+			wrmsr(MSR_KVM_ASYNC_PF_EN, 0);
+			break;
+		case TURN_ON:
+			wrmsr(MSR_KVM_ASYNC_PF_EN, gpa | APF_ON);
+			break;
+		case SEND_INIT:
+			x2apic_write_reg(APIC_ICR, (uint64_t)apf->arg << 32 |
+					 APIC_INT_ASSERT | APIC_DM_INIT);
 			break;
 		}
 	}
@@ -285,12 +303,19 @@ static void create_memory(struct env *env, __u64 uffd_mode)
 	register_pages(env, uffd_mode);
 }
 
-/* vCPU i has @nr_pages pages, from page i * @nr_pages on. */
-static struct env *create(int nr_vcpus, int nr_pages, __u64 uffd_mode)
+/*
+ * vCPU i has @nr_pages pages, from page i * @nr_pages on, and can have @limit faults in
+ * flight.
+ */
+static struct env *create_with_limit(int limit, int nr_vcpus, int nr_pages, __u64 uffd_mode)
 {
 	struct env *env = calloc(1, sizeof(*env));
 
-	env->vm = vm_create_with_vcpus(nr_vcpus, guest_code, env->vcpus);
+	env->vm = vm_create(nr_vcpus);
+	if (limit != MAX_FAULTS)
+		vm_enable_cap(env->vm, KVM_CAP_ASYNC_PF_LIMIT, limit);
+	for (int i = 0; i < nr_vcpus; i++)
+		env->vcpus[i] = vm_vcpu_add(env->vm, i, guest_code);
 	env->nr_pages = nr_vcpus * nr_pages;
 	hold_events(env, env->nr_pages);
 	vm_install_exception_handler(env->vm, PF_VECTOR, page_fault_handler);
@@ -309,6 +334,11 @@ static struct env *create(int nr_vcpus, int nr_pages, __u64 uffd_mode)
 		apf->nr_ready = 0;
 	}
 	return env;
+}
+
+static struct env *create(int nr_vcpus, int nr_pages, __u64 uffd_mode)
+{
+	return create_with_limit(MAX_FAULTS, nr_vcpus, nr_pages, uffd_mode);
 }
 
 static void destroy(struct env *env)
@@ -409,6 +439,144 @@ TEST(bad_shared_page)
 	destroy(env);
 }
 
+/* Turning asynchronous page faults off doesn't wait for those in flight. */
+TEST(turned_off)
+{
+	struct env *env = create(1, 2, UFFDIO_REGISTER_MODE_MISSING);
+	struct apf *apf = host_apf(env, 0);
+	uint32_t token;
+
+	start_fault(env, 0, 0);
+	wait_for_events(env, 1);
+	run(env, 0, TURN_OFF, 0);
+	run(env, 0, TURN_ON, 0);
+	wait_for_ready(env, 0, 1, WAKE_ALL);
+
+	/* The same page again, for which the guest gets a new token. */
+	token = start_fault(env, 0, 0);
+	wait_for_events(env, 2);
+	install(env, 0);
+	wait_for_ready(env, 0, 2, token);
+	check_page(env, 0, 0);
+	TEST_ASSERT_EQ(apf->nr_ready, 2);
+	destroy(env);
+}
+
+static void ignore_signal(int signal)
+{
+}
+
+/* Run a vCPU that has nothing to do for 300 ms.  Return the time on the CPU, in us. */
+static long run_until_signal(struct kvm_vcpu *vcpu)
+{
+	struct itimerval timer = { .it_value.tv_usec = 300000 };
+	struct rusage before, after;
+
+	signal(SIGALRM, ignore_signal);
+	getrusage(RUSAGE_THREAD, &before);
+	setitimer(ITIMER_REAL, &timer, NULL);
+	TEST_ASSERT_EQ(__vcpu_run(vcpu), -1);
+	TEST_ASSERT_EQ(errno, EINTR);
+	getrusage(RUSAGE_THREAD, &after);
+	return (after.ru_stime.tv_sec - before.ru_stime.tv_sec) * 1000000 +
+	       after.ru_stime.tv_usec - before.ru_stime.tv_usec;
+}
+
+/* Nor does the reset of a vCPU. */
+TEST(reset)
+{
+	struct env *env = create(2, 1, UFFDIO_REGISTER_MODE_MISSING);
+	struct kvm_mp_state mp_state;
+
+	start_fault(env, 1, 1);
+	wait_for_events(env, 1);
+	run(env, 0, SEND_INIT, 1);
+	/* KVM resets the vCPU when it is asked for its state. */
+	vcpu_mp_state_get(env->vcpus[1], &mp_state);
+	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
+	TEST_ASSERT_EQ(vcpu_get_msr(env->vcpus[1], MSR_KVM_ASYNC_PF_EN), 0);
+
+	/* The page doesn't wake the vCPU, which waits for a SIPI until the signal. */
+	install(env, 1);
+	TEST_ASSERT(run_until_signal(env->vcpus[1]) < 100000,
+		    "The vCPU keeps its CPU busy while it waits for a SIPI");
+	destroy(env);
+}
+
+/* Faults that were forgotten count until their pages arrive. */
+TEST(all_faults_turned_off)
+{
+	struct env *env = create(1, MAX_FAULTS + 1, UFFDIO_REGISTER_MODE_MISSING);
+
+	hold_events(env, MAX_FAULTS);
+	for (int i = 0; i < MAX_FAULTS; i++) {
+		start_fault(env, 0, i);
+		run(env, 0, TURN_OFF, 0);
+		run(env, 0, TURN_ON, 0);
+	}
+	wait_for_events(env, MAX_FAULTS);
+	check_page(env, 0, MAX_FAULTS);
+	destroy(env);
+}
+
+/* The vCPU can have @limit faults in flight, and waits for the page of the next one. */
+static void check_limit(struct env *env, int limit)
+{
+	hold_events(env, limit);
+	for (int i = 0; i < limit; i++)
+		start_fault(env, 0, i);
+	wait_for_events(env, limit);
+	check_page(env, 0, limit);
+	install_all(env);
+	run(env, 0, WAIT, limit);
+}
+
+/* The VMM wants more faults in flight than KVM allows by itself. */
+TEST(more_faults)
+{
+	const int limit = 200;
+	struct env *env = create_with_limit(limit, 1, limit + 1, UFFDIO_REGISTER_MODE_MISSING);
+
+	check_limit(env, limit);
+	for (int i = 0; i < limit; i++)
+		check_page(env, 0, i);
+	destroy(env);
+}
+
+TEST(bad_limit)
+{
+	const int highest = kvm_check_cap(KVM_CAP_ASYNC_PF_LIMIT);
+	struct {
+		const char *what;
+		struct kvm_enable_cap cap;
+		int error;
+	} cases[] = {
+		{ "no fault", { .args = { 0 } }, EINVAL },
+		{ "one too many", { .args = { highest + 1 } }, EINVAL },
+		{ "more than 32 bits", { .args = { BIT_ULL(32) | 1 } }, EINVAL },
+		{ "a flag", { .flags = 1, .args = { 1 } }, EINVAL },
+		{ "a second argument", { .args = { 1, 1 } }, EINVAL },
+		{ "a third argument", { .args = { 1, 0, 1 } }, EINVAL },
+		{ "a fourth argument", { .args = { 1, 0, 0, 1 } }, EINVAL },
+		{ "the lowest", { .args = { 1 } }, 0 },
+		{ "the highest", { .args = { highest } }, 0 },
+		{ "a VM with a vCPU", { .args = { 1 } }, EBUSY },
+	};
+	struct kvm_vm *vm = vm_create_barebones();
+
+	TEST_ASSERT_EQ(highest, 4096);
+	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+		if (cases[i].error == EBUSY)
+			__vm_vcpu_add(vm, 0);
+		cases[i].cap.cap = KVM_CAP_ASYNC_PF_LIMIT;
+		errno = 0;
+		__vm_ioctl(vm, KVM_ENABLE_CAP, &cases[i].cap);
+		TEST_ASSERT(errno == cases[i].error, "%s: errno %d, not %d",
+			    cases[i].what, errno, cases[i].error);
+	}
+	kvm_vm_free(vm);
+}
+
 struct snapshot {
 	struct kvm_x86_state *vcpu;
 	struct kvm_lapic_state lapic;
@@ -486,7 +654,6 @@ TEST(restored_beside_ready_page)
 	struct kvm_vcpu *vcpu = env->vcpus[0];
 	struct apf *apf = host_apf(env, 0);
 	uint32_t tokens[2];
-	int nr;
 
 	run(env, 0, KEEP_TOKEN, 0);
 	for (int i = 0; i < 2; i++) {
@@ -503,13 +670,8 @@ TEST(restored_beside_ready_page)
 	apf->keeps_token = false;
 	vcpu_set_msr(vcpu, MSR_KVM_ASYNC_PF_EN, vcpu_get_msr(vcpu, MSR_KVM_ASYNC_PF_EN));
 	vcpu_set_msr(vcpu, MSR_KVM_ASYNC_PF_EN, vcpu_get_msr(vcpu, MSR_KVM_ASYNC_PF_EN));
-	/* The token of the second fault may come as well. */
-	for (nr = 2; ; nr++) {
-		run(env, 0, WAIT, nr);
-		if (apf->ready[nr - 1] == WAKE_ALL)
-			break;
-		TEST_ASSERT_EQ(apf->ready[nr - 1], tokens[1]);
-	}
+	wait_for_ready(env, 0, 2, WAKE_ALL);
+	TEST_ASSERT_EQ(apf->nr_ready, 2);
 	destroy(env);
 }
 
@@ -581,6 +743,18 @@ TEST(host_workqueue)
 		start_fault(env, page / MAX_FAULTS, page);
 	TEST_ASSERT_EQ(fsync_asynchronously(), 1);
 	wait_for_events(env, env->nr_pages);
+	destroy(env);
+}
+
+/* If a CPU has as many faults as it can work on at once, the vCPU waits for its page. */
+TEST(full_cpu)
+{
+	struct env *env;
+
+	pin_to_cpu(0);
+	env = create_with_limit(CPU_FAULTS + 1, 1, CPU_FAULTS + 1,
+				UFFDIO_REGISTER_MODE_MISSING);
+	check_limit(env, CPU_FAULTS);
 	destroy(env);
 }
 
