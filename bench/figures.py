@@ -77,6 +77,12 @@ def round_trips(*names):
           for name, what, _ in names)]
 
 
+def async_faults():
+    return [
+        Figure('apf_fault_off', 'a fault at EL0, async page faults off', 'instructions', SAME_COST),
+        Figure('apf_fault_on', '  turned on', 'instructions', ('like', (1.005, 'apf_fault_off', 'off')))]
+
+
 def stalls():
     return [figure for mib in SIZES for figure in (
         Figure(f'stall_p99_{mib}m', f'a write while {mib} MiB are cleared, p99', 'ns'),
@@ -128,10 +134,11 @@ FULL = [
             round_trips(('msr', 'with an MSR bitmap', 1), ('apic', "with L1's APIC pages", 1), ('all', 'with both', 1.11))),
     Section('x86-svm-smp', 'x86, stalls with two CPUs', stalls()),
     Section('arm64-icount', 'arm64, instructions',
-            conversions('instructions') + faults(None) + drops() + clears() + rounds() +
+            conversions('instructions') + faults(None) + async_faults() + drops() + clears() + rounds() +
             [Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes')]),
     Section('arm64-icount-n1', 'arm64 without TLBI of ranges, instructions', drops()),
-    Section('arm64-vhe', 'arm64, time and stalls with two CPUs', stalls() + quiet_clears()),
+    Section('arm64-vhe', 'arm64, time and stalls with two CPUs', stalls() + quiet_clears() +
+            [Figure('apf_exits', 'an asynchronous page fault', 'exits', ('most', 2))]),
 ]
 
 DEMO = [
@@ -170,7 +177,7 @@ def human(value, unit):
         return scaled(value, BYTES)
     if unit == 'instructions':
         return f'{value:,} instr.' if value < 1e6 else scaled(value, [(1e12, 'T instr.'), (1e9, 'G instr.'), (1e6, 'M instr.')])
-    return f'{value:,} ' + {'percent': '%', 'a_second': '/s', 'ticks': 'ticks'}[unit]
+    return f'{value:,} ' + {'percent': '%', 'a_second': '/s', 'ticks': 'ticks', 'exits': 'exits'}[unit]
 
 
 def ratio(stock, ours, unit):

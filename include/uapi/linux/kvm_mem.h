@@ -101,6 +101,57 @@
  */
 #define KVM_CAP_ASYNC_PF_LIMIT			1005
 
+/*
+ * If KVM_CHECK_EXTENSION returns 1, arm64 guests can have asynchronous page faults.  A
+ * VM needs a GICv3 of KVM for them, and no protected mode of KVM.
+ * Documentation/virt/kvm/arm/async-pf.rst explains how a VMM offers them to its guest.
+ */
+#define KVM_CAP_ARM_ASYNC_PF			1006
+
+#if defined(__aarch64__)
+/*
+ * Bit 0 of this register offers asynchronous page faults to the guest.  All vCPUs
+ * share it, and it is 0 in a new VM.  KVM_GET_REG_LIST has it if it is not 0.
+ *
+ * Errors of KVM_SET_ONE_REG: EINVAL if another bit is set, or bit 0 while
+ * KVM_CAP_ARM_ASYNC_PF is 0; EBUSY if a vCPU has run, and the value differs.
+ */
+#define KVM_REG_ARM_ASYNC_PF_BMAP		KVM_REG_ARM_FW_FEAT_BMAP_REG(1000)
+#define KVM_REG_ARM_ASYNC_PF_BIT_V1		0
+
+/*
+ * What the guest has chosen for the vCPU: 0 if asynchronous page faults are off, or the
+ * address of the area, with the number of entries of its ring (log2) in bits 4:1, and
+ * 1 in bit 0.  KVM_GET_REG_LIST has the register if they are offered to the guest.
+ *
+ * A VMM that migrates or restores a vCPU copies it, and should not write it at other times.
+ * KVM_SET_ONE_REG forgets all faults in flight, as a reset does.  At the next KVM_RUN, KVM
+ * lets the guest wake the tasks that wait for them.
+ *
+ * Errors of KVM_SET_ONE_REG: ENOENT if they are not offered; EINVAL if the area is not
+ * in writable memory of the VM, if bit 5 is set, if the ring has more than 4096 entries, if
+ * bit 0 is 0 and another bit is not, or if the vCPU has no interrupt for them.
+ */
+#define KVM_REG_ARM_ASYNC_PF			KVM_REG_ARM_FW_REG(1000)
+#define KVM_REG_ARM_ASYNC_PF_ON			(1ULL << 0)
+#define KVM_REG_ARM_ASYNC_PF_ORDER_SHIFT	1
+#define KVM_REG_ARM_ASYNC_PF_ORDER_MASK		(0xfULL << 1)
+#define KVM_REG_ARM_ASYNC_PF_ADDRESS_MASK	(~0x3fULL)
+
+/*
+ * A group of attributes of a vCPU.  KVM_ARM_VCPU_ASYNC_PF_IRQ is an int, the INTID of the PPI
+ * that KVM uses for asynchronous page faults, from 16 to 31.  All vCPUs that have
+ * one must have the same.  KVM makes it an edge-triggered interrupt.
+ *
+ * Errors: ENXIO if KVM_CAP_ARM_ASYNC_PF is 0, or, when it is read, if the vCPU has
+ * none; ENODEV if the VM's GICv3 is not initialized; EINVAL if the number is no PPI, or if
+ * another vCPU has another PPI; EEXIST if the PMU or a timer has the PPI; EBUSY if
+ * the vCPU has one already; EFAULT if the address is bad.
+ */
+#define KVM_ARM_VCPU_ASYNC_PF_CTRL		1000
+#define   KVM_ARM_VCPU_ASYNC_PF_IRQ		0
+#endif
+
 /**
  * struct kvm_get_memory_attributes - argument of KVM_GET_MEMORY_ATTRIBUTES
  * @address: guest-physical address to begin at, in bytes, a multiple of the

@@ -12,8 +12,6 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/kvm_mem.h>
-#include <linux/userfaultfd.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -26,6 +24,7 @@
 #include <asm/kvm_para.h>
 
 #include "apic.h"
+#include "held_pages.h"
 #include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
@@ -159,88 +158,12 @@ static void guest_code(struct apf *apf, uint64_t gpa)
 	}
 }
 
-/* A VM whose pages from PAGES_GPA on are missing, and the thread that installs them. */
 struct env {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpus[MAX_VCPUS];
 
-	void *mem;
-	int nr_pages;
-	int uffd;
-	__u64 copy_mode;
-	pthread_t server;
-
-	int hold;	/* so many events are not answered */
-	int nr_events;
-	struct uffd_msg first_event;
+	struct held_pages pages;
 };
-
-static void install(struct env *env, int page)
-{
-	uint64_t contents[PAGE_SIZE / sizeof(uint64_t)] = { page + 1 };
-	struct uffdio_copy copy = {
-		.dst = (uintptr_t)env->mem + page * PAGE_SIZE,
-		.src = (uintptr_t)contents,
-		.len = PAGE_SIZE,
-		.mode = env->copy_mode,
-	};
-
-	TEST_ASSERT(!ioctl(env->uffd, UFFDIO_COPY, &copy) || errno == EEXIST,
-		    __KVM_IOCTL_ERROR(UFFDIO_COPY, -1));
-}
-
-static void install_all(struct env *env)
-{
-	for (int page = 0; page < env->nr_pages; page++)
-		install(env, page);
-}
-
-static void *serve(void *arg)
-{
-	struct env *env = arg;
-	struct uffd_msg msg;
-
-	while (read(env->uffd, &msg, sizeof(msg)) == sizeof(msg)) {
-		if (!env->nr_events)
-			env->first_event = msg;
-		/* Pairs with the main thread's wait for events. */
-		__atomic_store_n(&env->nr_events, env->nr_events + 1, __ATOMIC_RELEASE);
-		if (env->nr_events > __atomic_load_n(&env->hold, __ATOMIC_RELAXED))
-			install(env, (msg.arg.pagefault.address - (uintptr_t)env->mem) / PAGE_SIZE);
-	}
-	return NULL;
-}
-
-/* The server doesn't answer the first @nr events, but all that follow. */
-static void hold_events(struct env *env, int nr)
-{
-	__atomic_store_n(&env->hold, nr, __ATOMIC_RELAXED);
-}
-
-static void wait_for_events(struct env *env, int nr)
-{
-	while (__atomic_load_n(&env->nr_events, __ATOMIC_ACQUIRE) < nr)
-		usleep(1000);
-}
-
-static void register_pages(struct env *env, __u64 mode)
-{
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = mode & UFFDIO_REGISTER_MODE_WP ?
-			    UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0,
-	};
-	struct uffdio_register reg = {
-		.range = { (uintptr_t)env->mem, env->nr_pages * PAGE_SIZE },
-		.mode = mode,
-	};
-
-	env->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	TEST_ASSERT(env->uffd >= 0, __KVM_SYSCALL_ERROR("userfaultfd()", env->uffd));
-	TEST_ASSERT(!ioctl(env->uffd, UFFDIO_API, &api), __KVM_IOCTL_ERROR(UFFDIO_API, -1));
-	TEST_ASSERT(!ioctl(env->uffd, UFFDIO_REGISTER, &reg),
-		    __KVM_IOCTL_ERROR(UFFDIO_REGISTER, -1));
-}
 
 static struct apf *host_apf(struct env *env, int i)
 {
@@ -294,13 +217,12 @@ static void check_page(struct env *env, int i, int page)
 	TEST_ASSERT_EQ(apf->value, page + 1);
 }
 
-static void create_memory(struct env *env, __u64 uffd_mode)
+static void create_memory(struct env *env, int nr_pages, __u64 uffd_mode)
 {
 	vm_userspace_mem_region_add(env->vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT,
-				    env->nr_pages, 0);
-	virt_map(env->vm, PAGES_GVA, PAGES_GPA, env->nr_pages);
-	env->mem = addr_gpa2hva(env->vm, PAGES_GPA);
-	register_pages(env, uffd_mode);
+				    nr_pages, 0);
+	virt_map(env->vm, PAGES_GVA, PAGES_GPA, nr_pages);
+	hold_pages(&env->pages, addr_gpa2hva(env->vm, PAGES_GPA), nr_pages, PAGE_SIZE, uffd_mode);
 }
 
 /*
@@ -316,12 +238,9 @@ static struct env *create_with_limit(int limit, int nr_vcpus, int nr_pages, __u6
 		vm_enable_cap(env->vm, KVM_CAP_ASYNC_PF_LIMIT, limit);
 	for (int i = 0; i < nr_vcpus; i++)
 		env->vcpus[i] = vm_vcpu_add(env->vm, i, guest_code);
-	env->nr_pages = nr_vcpus * nr_pages;
-	hold_events(env, env->nr_pages);
 	vm_install_exception_handler(env->vm, PF_VECTOR, page_fault_handler);
 	vm_install_exception_handler(env->vm, READY_VECTOR, ready_handler);
-	create_memory(env, uffd_mode);
-	pthread_create(&env->server, NULL, serve, env);
+	create_memory(env, nr_vcpus * nr_pages, uffd_mode);
 
 	for (int i = 0; i < nr_vcpus; i++) {
 		struct apf *apf = host_apf(env, i);
@@ -343,13 +262,9 @@ static struct env *create(int nr_vcpus, int nr_pages, __u64 uffd_mode)
 
 static void destroy(struct env *env)
 {
-	/* It sleeps in read(), or installs a page, and then sleeps there. */
-	pthread_cancel(env->server);
-	pthread_join(env->server, NULL);
-	/* Faults that KVM's workers have not come to yet need no server then. */
-	install_all(env);
+	stop_server(&env->pages);
 	kvm_vm_free(env->vm);
-	close(env->uffd);
+	close(env->pages.uffd);
 	free(env);
 }
 
@@ -359,18 +274,18 @@ TEST(one_fault)
 	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
 	uint32_t token = start_fault(env, 0, 0);
 
-	wait_for_events(env, 1);
-	install(env, 0);
+	wait_for_events(&env->pages, 1);
+	install_page(&env->pages, 0);
 	wait_for_ready(env, 0, 1, token);
 	check_page(env, 0, 0);
-	TEST_ASSERT_EQ(env->nr_events, 1);
+	TEST_ASSERT_EQ(env->pages.nr_events, 1);
 	destroy(env);
 }
 
-static void *install_soon(void *env)
+static void *install_soon(void *pages)
 {
 	usleep(100000);
-	install(env, 0);
+	install_page(pages, 0);
 	return NULL;
 }
 
@@ -381,12 +296,12 @@ TEST(repeated_fault)
 	uint32_t token = start_fault(env, 0, 0);
 	pthread_t thread;
 
-	wait_for_events(env, 1);
-	pthread_create(&thread, NULL, install_soon, env);
+	wait_for_events(&env->pages, 1);
+	pthread_create(&thread, NULL, install_soon, &env->pages);
 	check_page(env, 0, 0);
 	pthread_join(thread, NULL);
 	wait_for_ready(env, 0, 1, token);
-	TEST_ASSERT_EQ(env->nr_events, 1);
+	TEST_ASSERT_EQ(env->pages.nr_events, 1);
 	destroy(env);
 }
 
@@ -408,12 +323,12 @@ TEST(all_faults)
 	uint32_t tokens[MAX_FAULTS];
 	struct apf *apf;
 
-	hold_events(env, MAX_FAULTS);
+	hold_events(&env->pages, MAX_FAULTS);
 	for (int i = 0; i < MAX_FAULTS; i++)
 		tokens[i] = start_fault(env, 0, i);
-	wait_for_events(env, MAX_FAULTS);
+	wait_for_events(&env->pages, MAX_FAULTS);
 	check_page(env, 0, MAX_FAULTS);
-	install_all(env);
+	install_all_pages(&env->pages);
 	apf = run(env, 0, WAIT, MAX_FAULTS);
 	check_tokens(tokens, apf->ready);
 	for (int i = 0; i < MAX_FAULTS; i++)
@@ -434,7 +349,7 @@ TEST(bad_shared_page)
 	TEST_ASSERT_EQ(vcpu_get_msr(env->vcpus[0], MSR_KVM_ASYNC_PF_EN), old);
 
 	token = start_fault(env, 0, 0);
-	install(env, 0);
+	install_page(&env->pages, 0);
 	wait_for_ready(env, 0, 1, token);
 	destroy(env);
 }
@@ -447,15 +362,15 @@ TEST(turned_off)
 	uint32_t token;
 
 	start_fault(env, 0, 0);
-	wait_for_events(env, 1);
+	wait_for_events(&env->pages, 1);
 	run(env, 0, TURN_OFF, 0);
 	run(env, 0, TURN_ON, 0);
 	wait_for_ready(env, 0, 1, WAKE_ALL);
 
 	/* The same page again, for which the guest gets a new token. */
 	token = start_fault(env, 0, 0);
-	wait_for_events(env, 2);
-	install(env, 0);
+	wait_for_events(&env->pages, 2);
+	install_page(&env->pages, 0);
 	wait_for_ready(env, 0, 2, token);
 	check_page(env, 0, 0);
 	TEST_ASSERT_EQ(apf->nr_ready, 2);
@@ -489,7 +404,7 @@ TEST(reset)
 	struct kvm_mp_state mp_state;
 
 	start_fault(env, 1, 1);
-	wait_for_events(env, 1);
+	wait_for_events(&env->pages, 1);
 	run(env, 0, SEND_INIT, 1);
 	/* KVM resets the vCPU when it is asked for its state. */
 	vcpu_mp_state_get(env->vcpus[1], &mp_state);
@@ -497,7 +412,7 @@ TEST(reset)
 	TEST_ASSERT_EQ(vcpu_get_msr(env->vcpus[1], MSR_KVM_ASYNC_PF_EN), 0);
 
 	/* The page doesn't wake the vCPU, which waits for a SIPI until the signal. */
-	install(env, 1);
+	install_page(&env->pages, 1);
 	TEST_ASSERT(run_until_signal(env->vcpus[1]) < 100000,
 		    "The vCPU keeps its CPU busy while it waits for a SIPI");
 	destroy(env);
@@ -508,13 +423,13 @@ TEST(all_faults_turned_off)
 {
 	struct env *env = create(1, MAX_FAULTS + 1, UFFDIO_REGISTER_MODE_MISSING);
 
-	hold_events(env, MAX_FAULTS);
+	hold_events(&env->pages, MAX_FAULTS);
 	for (int i = 0; i < MAX_FAULTS; i++) {
 		start_fault(env, 0, i);
 		run(env, 0, TURN_OFF, 0);
 		run(env, 0, TURN_ON, 0);
 	}
-	wait_for_events(env, MAX_FAULTS);
+	wait_for_events(&env->pages, MAX_FAULTS);
 	check_page(env, 0, MAX_FAULTS);
 	destroy(env);
 }
@@ -522,12 +437,12 @@ TEST(all_faults_turned_off)
 /* The vCPU can have @limit faults in flight, and waits for the page of the next one. */
 static void check_limit(struct env *env, int limit)
 {
-	hold_events(env, limit);
+	hold_events(&env->pages, limit);
 	for (int i = 0; i < limit; i++)
 		start_fault(env, 0, i);
-	wait_for_events(env, limit);
+	wait_for_events(&env->pages, limit);
 	check_page(env, 0, limit);
-	install_all(env);
+	install_all_pages(&env->pages);
 	run(env, 0, WAIT, limit);
 }
 
@@ -600,11 +515,11 @@ static struct snapshot save(struct env *env)
 	pthread_t thread;
 
 	start_fault(env, 0, 0);
-	wait_for_events(env, 1);
+	wait_for_events(&env->pages, 1);
 	snapshot.vcpu = vcpu_save_state(env->vcpus[0]);
 	vcpu_ioctl(env->vcpus[0], KVM_GET_LAPIC, &snapshot.lapic);
 	/* KVM waits for the page before it destroys the vCPU. */
-	pthread_create(&thread, NULL, install_soon, env);
+	pthread_create(&thread, NULL, install_soon, &env->pages);
 	kvm_vm_release(env->vm);
 	pthread_join(thread, NULL);
 	return snapshot;
@@ -638,7 +553,7 @@ TEST(restored_without_vector)
 
 	*saved_msr(&snapshot, MSR_KVM_ASYNC_PF_INT) = 0;
 	restore(env, &snapshot);
-	hold_events(env, 0);
+	hold_events(&env->pages, 0);
 	check_page(env, 0, 1);
 	TEST_ASSERT_EQ(host_apf(env, 0)->nr_ready, 0);
 
@@ -658,7 +573,7 @@ TEST(restored_beside_ready_page)
 	run(env, 0, KEEP_TOKEN, 0);
 	for (int i = 0; i < 2; i++) {
 		tokens[i] = start_fault(env, 0, i);
-		install(env, i);
+		install_page(&env->pages, i);
 		/* The guest keeps the first token.  So the second one has to wait. */
 		run(env, 0, i ? HALT : WAIT, 1);
 	}
@@ -681,13 +596,13 @@ TEST(read_of_protected_page)
 	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
 	uint32_t token = start_fault(env, 0, 0);
 
-	env->copy_mode = UFFDIO_COPY_MODE_WP;
-	wait_for_events(env, 1);
-	TEST_ASSERT_EQ(env->first_event.arg.pagefault.flags, 0);
-	install(env, 0);
+	env->pages.copy_mode = UFFDIO_COPY_MODE_WP;
+	wait_for_events(&env->pages, 1);
+	TEST_ASSERT_EQ(env->pages.first_event.arg.pagefault.flags, 0);
+	install_page(&env->pages, 0);
 	wait_for_ready(env, 0, 1, token);
 	check_page(env, 0, 0);
-	TEST_ASSERT_EQ(env->nr_events, 1);
+	TEST_ASSERT_EQ(env->pages.nr_events, 1);
 	destroy(env);
 }
 
@@ -696,13 +611,31 @@ TEST(read_of_read_only_mapping)
 {
 	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
 
-	TEST_ASSERT(!mprotect(env->mem, PAGE_SIZE, PROT_READ),
+	TEST_ASSERT(!mprotect(env->pages.mem, PAGE_SIZE, PROT_READ),
 		    __KVM_SYSCALL_ERROR("mprotect()", -1));
 	start_fault(env, 0, 0);
-	wait_for_events(env, 1);
-	install(env, 0);
+	wait_for_events(&env->pages, 1);
+	install_page(&env->pages, 0);
 	run(env, 0, WAIT, 1);
 	check_page(env, 0, 0);
+	destroy(env);
+}
+
+/* There is no page behind the end of a file.  The VMM gets the error. */
+TEST(no_page)
+{
+	struct env *env = create(1, 2, UFFDIO_REGISTER_MODE_MISSING);
+	struct apf *apf = host_apf(env, 0);
+	int memfd = memfd_create("no_page", 0);
+	void *mem = mmap(env->pages.mem + PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, memfd, 0);
+
+	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	env->pages.nr = 1;
+	apf->command = READ;
+	apf->arg = 1;
+	TEST_ASSERT_EQ(__vcpu_run(env->vcpus[0]), -1);
+	TEST_ASSERT_EQ(errno, EFAULT);
 	destroy(env);
 }
 
@@ -739,10 +672,10 @@ TEST(host_workqueue)
 
 	pin_to_cpu(0);
 	env = create(MAX_VCPUS, MAX_FAULTS, UFFDIO_REGISTER_MODE_MISSING);
-	for (int page = 0; page < env->nr_pages; page++)
+	for (int page = 0; page < env->pages.nr; page++)
 		start_fault(env, page / MAX_FAULTS, page);
 	TEST_ASSERT_EQ(fsync_asynchronously(), 1);
-	wait_for_events(env, env->nr_pages);
+	wait_for_events(&env->pages, env->pages.nr);
 	destroy(env);
 }
 
@@ -765,8 +698,8 @@ static void vmm_that_is_killed(int memfd, int pipe)
 
 	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
 	start_fault(env, 0, 0);
-	wait_for_events(env, 1);
-	TEST_ASSERT(write(pipe, &env->uffd, sizeof(env->uffd)) == sizeof(env->uffd),
+	wait_for_events(&env->pages, 1);
+	TEST_ASSERT(write(pipe, &env->pages.uffd, sizeof(int)) == sizeof(int),
 		    __KVM_SYSCALL_ERROR("write()", -1));
 	for (;;)
 		pause();
