@@ -16,6 +16,7 @@
 #include <linux/psci.h>
 #include <linux/sizes.h>
 #include <signal.h>
+#include <sys/time.h>
 
 #include "kvm_util.h"
 #include "gic.h"
@@ -640,13 +641,6 @@ TEST(conditions)
 	destroy(env);
 }
 
-static void *install_soon(void *pages)
-{
-	usleep(100000);
-	install_page(pages, 0);
-	return NULL;
-}
-
 /* Several tasks wait for a page.  They get the same token. */
 TEST(several_waiters)
 {
@@ -870,6 +864,33 @@ TEST(powered_on)
 	destroy(env);
 }
 
+static void ignore_signal(int signal)
+{
+}
+
+/* The page doesn't wake a vCPU that is suspended.  A signal ends its KVM_RUN. */
+TEST(suspended)
+{
+	struct env *env = create(1, 1);
+	struct kvm_mp_state mp_state = { .mp_state = KVM_MP_STATE_SUSPENDED };
+	struct itimerval timer = { .it_value.tv_usec = 300000 };
+	uint32_t token = start_fault(env, 0, 0);
+
+	vm_enable_cap(env->vm, KVM_CAP_ARM_SYSTEM_SUSPEND, 0);
+	wait_for_events(&env->pages, 1);
+	vcpu_mp_state_set(env->vcpus[0], &mp_state);
+	install_page(&env->pages, 0);
+	signal(SIGALRM, ignore_signal);
+	setitimer(ITIMER_REAL, &timer, NULL);
+	TEST_ASSERT_EQ(__vcpu_run(env->vcpus[0]), -1);
+	TEST_ASSERT_EQ(errno, EINTR);
+
+	mp_state.mp_state = KVM_MP_STATE_RUNNABLE;
+	vcpu_mp_state_set(env->vcpus[0], &mp_state);
+	wait_for_ready(env, 0, 1, token);
+	destroy(env);
+}
+
 /* KVM can't access the area while its memslot is elsewhere. */
 TEST(no_area)
 {
@@ -989,7 +1010,8 @@ static int empty_dirty_ring(struct kvm_vm *vm, struct kvm_dirty_gfn *ring)
 /* Many pages become ready at once, and each makes three pages dirty. */
 TEST(dirty_ring)
 {
-	struct env *env = create_with_ring(RING_PAGES, MAX_FAULTS, 1, MAX_FAULTS);
+	const int nr_faults = 2 * MAX_FAULTS;
+	struct env *env = create_with_ring(RING_PAGES, nr_faults, 1, nr_faults);
 	struct kvm_vcpu *vcpu = env->vcpus[0];
 	struct kvm_dirty_gfn *ring = vcpu_map_dirty_ring(vcpu);
 	struct guest *guest = host_guest(env, 0);
@@ -997,21 +1019,24 @@ TEST(dirty_ring)
 
 	vm_mem_region_set_flags(env->vm, PAGES_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
 	vm_mem_region_set_flags(env->vm, AREA_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
-	for (int i = 0; i < MAX_FAULTS; i++)
+	for (int i = 0; i < nr_faults; i++) {
 		TEST_ASSERT(run(env, 0, WRITE, i)->token, "Fault %d is synchronous", i);
-	nr += empty_dirty_ring(env->vm, ring);
-	wait_for_events(&env->pages, MAX_FAULTS);
+		/* Each has written to the area twice. */
+		if (i % 16 == 15)
+			empty_dirty_ring(env->vm, ring);
+	}
+	wait_for_events(&env->pages, nr_faults);
 	install_all_pages(&env->pages);
 	usleep(100000);
 
 	guest->command = WAIT;
-	guest->args[0] = MAX_FAULTS;
+	guest->args[0] = nr_faults;
 	do {
 		vcpu_run(vcpu);
 		nr += empty_dirty_ring(env->vm, ring);
 	} while (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL);
-	TEST_ASSERT_EQ(guest->nr_ready, MAX_FAULTS);
-	TEST_ASSERT(nr >= 3 * MAX_FAULTS, "Only %d entries", nr);
+	TEST_ASSERT_EQ(guest->nr_ready, nr_faults);
+	TEST_ASSERT(nr >= 3 * nr_faults, "Only %d entries", nr);
 	destroy(env);
 }
 

@@ -282,13 +282,6 @@ TEST(one_fault)
 	destroy(env);
 }
 
-static void *install_soon(void *pages)
-{
-	usleep(100000);
-	install_page(pages, 0);
-	return NULL;
-}
-
 /* The guest reads a page again that is on its way: KVM halts it. */
 TEST(repeated_fault)
 {
