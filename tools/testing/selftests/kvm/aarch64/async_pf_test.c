@@ -951,12 +951,8 @@ static void run_into_error(struct env *env, int page, int error)
 TEST(no_page)
 {
 	struct env *env = create(1, 2);
-	int memfd = memfd_create("no_page", 0);
-	void *mem = mmap(env->pages.mem + env->pages.size, env->pages.size,
-			 PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd, 0);
 
-	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
-	env->pages.nr = 1;
+	truncate_last_page(&env->pages);
 	run_into_error(env, 1, EFAULT);
 	TEST_ASSERT_EQ(statistic(env, 0, "async_pf_sent"), 0);
 	destroy(env);

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "kvm_util.h"
@@ -116,6 +117,17 @@ static inline void hold_pages(struct held_pages *pages, void *mem, int nr, size_
 		    __KVM_IOCTL_ERROR(UFFDIO_REGISTER, -1));
 	hold_events(pages, nr);
 	pthread_create(&pages->server, NULL, serve_pages, pages);
+}
+
+/* Let the last page be behind the end of a file, where no handler is asked for it. */
+static inline void truncate_last_page(struct held_pages *pages)
+{
+	int memfd = memfd_create("truncated", 0);
+	void *mem = mmap(pages->mem + --pages->nr * pages->size, pages->size,
+			 PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd, 0);
+
+	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+	close(memfd);
 }
 
 /* Stop the server, and install all pages, before the VM is destroyed. */
