@@ -23,6 +23,7 @@
 #include "gic_v3.h"
 #include "held_pages.h"
 #include "kvm_test_harness.h"
+#include "private_mem.h"
 #include "processor.h"
 #include "test_util.h"
 #include "vgic.h"
@@ -48,6 +49,7 @@
 enum command {
 	READ,		/* Read a page at EL0, or get a token for it. */
 	WRITE,
+	EXECUTE,	/* Branch to it: it begins with an undefined instruction. */
 	READ_MASKED,	/* Read it at EL0 with interrupts masked. */
 	READ_AT_EL1,
 	READ_ACTIVE,	/* Read it at EL0 while an interrupt is active. */
@@ -100,19 +102,24 @@ static struct kvm_arm_async_pf_area *this_area(void)
 }
 
 /*
- * At EL0: x0 is the address of a page; x2 says whether to write, and x3 how many pages of
- * x4 bytes to read in a row.  Each access is one instruction, which the handler skips
- * if there is a token.
+ * At EL0: x0 is the address of a page; x2 says whether to write to it, x5 whether to branch
+ * to it, and x3 how many pages of x4 bytes to read in a row.  Each access is one instruction.
+ * If there is a token, the handler goes on at el0_done.
  */
 void el0_code(void);
+void el0_done(void);
 asm("	.pushsection .text\n"
 "	.balign	65536\n"
 "el0_code:\n"
 "	svc	#0\n"
 "	cbnz	x2, el0_write\n"
 "	cbnz	x3, el0_read_many\n"
+"	cbnz	x5, el0_execute\n"
 "	ldr	x1, [x0]\n"
+"el0_done:\n"
 "	svc	#1\n"
+"el0_execute:\n"
+"	br	x0\n"
 "el0_write:\n"
 "	str	x2, [x0, #8]\n"
 "	svc	#1\n"
@@ -157,7 +164,7 @@ static void handle_token(struct guest *guest, struct ex_regs *regs)
 	GUEST_ASSERT_EQ(area->sp, guest->stack);
 	if (guest->behaviour != TRY_AGAIN && guest->behaviour != KEEP_AND_TRY) {
 		guest->token = token;
-		regs->pc += 4;
+		regs->pc = (uint64_t)el0_done;
 	}
 	if (guest->behaviour != KEEP && guest->behaviour != KEEP_AND_TRY)
 		WRITE_ONCE(area->token, 0);
@@ -200,6 +207,12 @@ static void irq_handler(struct ex_regs *regs)
 	gic_set_eoi(intid);
 }
 
+/* The host's page number @page, as EL1 sees it: PAN keeps EL1 from the mapping of EL0. */
+static uint64_t read_at_el1(struct guest *guest, uint64_t page)
+{
+	return READ_ONCE(*(uint64_t *)(AREA_GVA + MAX_VCPUS * AREA_SIZE + page * guest->args[1]));
+}
+
 static void wait_at_el1(struct guest *guest, bool use_wfi)
 {
 	while (READ_ONCE(guest->nr_ready) < guest->args[0]) {
@@ -222,10 +235,14 @@ static void run_commands(struct guest *guest, struct ex_regs *regs)
 		regs->regs[1] = 0;
 		regs->regs[2] = 0;
 		regs->regs[3] = 0;
+		regs->regs[5] = 0;
 
 		switch (READ_ONCE(guest->command)) {
 		case WRITE:
 			regs->regs[2] = 1;
+			return;
+		case EXECUTE:
+			regs->regs[5] = 1;
 			return;
 		case READ:
 			return;
@@ -243,8 +260,7 @@ static void run_commands(struct guest *guest, struct ex_regs *regs)
 				cpu_relax();
 			return;
 		case READ_AT_EL1:
-			guest->value = READ_ONCE(*(uint64_t *)(AREA_GVA + MAX_VCPUS * AREA_SIZE +
-							       guest->args[0] * guest->args[1]));
+			guest->value = read_at_el1(guest, guest->args[0]);
 			break;
 		case WAIT:
 			wait_at_el1(guest, true);
@@ -293,6 +309,18 @@ static void svc_handler(struct ex_regs *regs)
 		if (guest->command == READ_ACTIVE)
 			gic_set_eoi(OTHER_PPI);
 	}
+	run_commands(guest, regs);
+	regs->pc = (uint64_t)el0_code + 4;
+}
+
+/* The guest has executed the first instruction of a page. */
+static void undefined_handler(struct ex_regs *regs)
+{
+	struct guest *guest = this_guest();
+
+	GUEST_ASSERT_EQ(guest->command, EXECUTE);
+	GUEST_ASSERT_EQ(regs->pc, PAGES_GVA + guest->args[0] * guest->args[1]);
+	guest->value = read_at_el1(guest, guest->args[0]);
 	run_commands(guest, regs);
 	regs->pc = (uint64_t)el0_code + 4;
 }
@@ -452,8 +480,11 @@ static void create_gic(struct env *env)
 		TEST_ASSERT_EQ(set_ppi(env->vcpus[i], PPI), has_async_pf ? 0 : ENXIO);
 }
 
-/* A page is one of the host or of the guest, whichever is larger. */
-static void create_memory(struct env *env, int nr_pages)
+/*
+ * A page is one of the host or of the guest, whichever is larger.  @flags are those of
+ * the pages' memslot.
+ */
+static void create_memory(struct env *env, int nr_pages, uint32_t flags)
 {
 	struct kvm_vm *vm = env->vm;
 	size_t size = max_t(size_t, getpagesize(), vm->page_size);
@@ -461,12 +492,12 @@ static void create_memory(struct env *env, int nr_pages)
 	int nr_area_pages = MAX_VCPUS * AREA_SIZE / vm->page_size;
 
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT,
-				    nr_guest_pages, 0);
+				    nr_guest_pages, flags);
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, AREA_GPA, AREA_SLOT,
 				    nr_area_pages, 0);
 	virt_map(vm, PAGES_GVA, PAGES_GPA, nr_guest_pages);
 	virt_map(vm, AREA_GVA, AREA_GPA, nr_area_pages);
-	/* EL1 has another mapping of the pages: PAN keeps it from that of EL0. */
+	/* For read_at_el1() */
 	virt_map(vm, AREA_GVA + MAX_VCPUS * AREA_SIZE, PAGES_GPA, nr_guest_pages);
 	for (int i = 0; i < nr_guest_pages; i++)
 		allow_el0(vm, PAGES_GVA + i * vm->page_size, true);
@@ -484,22 +515,26 @@ static struct kvm_vcpu_init vcpu_init(struct kvm_vm *vm)
 	return init;
 }
 
-/*
- * A VM whose vCPUs share @nr_pages pages, and can have @limit faults in flight each.  If
- * @ring_pages is not 0, each has a dirty ring of that size.
- */
-static struct env *create_with_ring(int ring_pages, int limit, int nr_vcpus, int nr_pages)
+struct options {
+	int limit;	/* so many faults can be in flight on a vCPU, or 0 for KVM's default */
+	int ring_pages;	/* size of the vCPUs' dirty rings, or 0 for none */
+	bool private;	/* the pages can be private memory */
+};
+
+/* A VM whose vCPUs share @nr_pages pages. */
+static struct env *create_with(struct options options, int nr_vcpus, int nr_pages)
 {
+	struct vm_shape shape = options.private ? sw_protected_shape() : VM_SHAPE_DEFAULT;
 	struct env *env = calloc(1, sizeof(*env));
 	struct kvm_vcpu_init init;
 
 	env->nr_vcpus = nr_vcpus;
-	env->vm = vm_create(nr_vcpus);
+	env->vm = __vm_create(shape, nr_vcpus, 0);
 	init = vcpu_init(env->vm);
-	if (ring_pages)
-		vm_enable_dirty_ring(env->vm, ring_pages * sizeof(struct kvm_dirty_gfn));
-	if (limit != MAX_FAULTS)
-		vm_enable_cap(env->vm, KVM_CAP_ASYNC_PF_LIMIT, limit);
+	if (options.ring_pages)
+		vm_enable_dirty_ring(env->vm, options.ring_pages * sizeof(struct kvm_dirty_gfn));
+	if (options.limit)
+		vm_enable_cap(env->vm, KVM_CAP_ASYNC_PF_LIMIT, options.limit);
 	vm_init_descriptor_tables(env->vm);
 	for (int i = 0; i < nr_vcpus; i++) {
 		env->vcpus[i] = aarch64_vcpu_add(env->vm, i, &init, guest_code);
@@ -509,9 +544,11 @@ static struct env *create_with_ring(int ring_pages, int limit, int nr_vcpus, int
 				     BIT(KVM_REG_ARM_ASYNC_PF_BIT_V1));
 	}
 	vm_install_sync_handler(env->vm, VECTOR_SYNC_LOWER_64, ESR_EC_SVC64, svc_handler);
+	vm_install_sync_handler(env->vm, VECTOR_SYNC_LOWER_64, ESR_EC_UNKNOWN,
+				undefined_handler);
 	vm_install_exception_handler(env->vm, VECTOR_IRQ_LOWER_64, irq_handler);
 	vm_install_exception_handler(env->vm, VECTOR_IRQ_CURRENT, irq_handler);
-	create_memory(env, nr_pages);
+	create_memory(env, nr_pages, options.private ? KVM_MEM_GUEST_MEMFD : 0);
 	create_gic(env);
 
 	for (int i = 0; i < nr_vcpus; i++) {
@@ -526,14 +563,9 @@ static struct env *create_with_ring(int ring_pages, int limit, int nr_vcpus, int
 	return env;
 }
 
-static struct env *create_with_limit(int limit, int nr_vcpus, int nr_pages)
-{
-	return create_with_ring(0, limit, nr_vcpus, nr_pages);
-}
-
 static struct env *create(int nr_vcpus, int nr_pages)
 {
-	return create_with_limit(MAX_FAULTS, nr_vcpus, nr_pages);
+	return create_with((struct options){}, nr_vcpus, nr_pages);
 }
 
 static void destroy(struct env *env)
@@ -544,21 +576,16 @@ static void destroy(struct env *env)
 	free(env);
 }
 
-/* A page is not present, then it is ready and mapped, and the guest reads it. */
+/* A page is not present, then it is ready, and the guest reads it. */
 TEST(one_fault)
 {
-	struct env *env = create(1, 2);
+	struct env *env = create(1, 1);
 	uint32_t token = start_fault(env, 0, 0);
-	uint64_t exits[3];
 
 	wait_for_events(&env->pages, 1);
 	install_page(&env->pages, 0);
 	wait_for_ready(env, 0, 1, token);
-	for (int i = 0; i < 3; i++) {
-		exits[i] = statistic(env, 0, "exits");
-		check_page(env, 0, 0);
-	}
-	TEST_ASSERT_EQ(exits[1] - exits[0], exits[2] - exits[1]);
+	check_page(env, 0, 0);
 	TEST_ASSERT_EQ(env->pages.nr_events, 1);
 	TEST_ASSERT_EQ(env->pages.first_event.arg.pagefault.flags, 0);
 	TEST_ASSERT_EQ(host_guest(env, 0)->nr_spurious, 0);
@@ -567,25 +594,56 @@ TEST(one_fault)
 	destroy(env);
 }
 
-/* KVM fetches the page to write to it, and maps it writable. */
+static uint64_t exits_of_access(struct env *env, enum command access, int page)
+{
+	uint64_t before = statistic(env, 0, "exits");
+
+	TEST_ASSERT(!run(env, 0, access, page)->token, "Page %d isn't present", page);
+	return statistic(env, 0, "exits") - before;
+}
+
+#define NR_TRIES	16
+
+/*
+ * KVM fetches the page for the access that the guest has made, and maps it for that: the
+ * next access causes no exit for a fault.  An interrupt of the host may cause one, so try
+ * several times.
+ */
+static void check_access(enum command access, uint64_t uffd_flags)
+{
+	struct env *env = create(1, NR_TRIES);
+	struct guest *guest = host_guest(env, 0);
+	uint64_t first = -1, later = -1;
+
+	hold_events(&env->pages, NR_TRIES);
+	for (int page = 0; page < NR_TRIES; page++) {
+		run(env, 0, access, page);
+		TEST_ASSERT(guest->token, "The fault on page %d is synchronous", page);
+		wait_for_events(&env->pages, page + 1);
+		TEST_ASSERT_EQ(env->pages.first_event.arg.pagefault.flags, uffd_flags);
+		install_page(&env->pages, page);
+		wait_for_ready(env, 0, page + 1, guest->token);
+		first = min(first, exits_of_access(env, access, page));
+		later = min(later, exits_of_access(env, access, page));
+		check_page(env, 0, page);
+	}
+	TEST_ASSERT_EQ(first, later);
+	destroy(env);
+}
+
+TEST(read_fault)
+{
+	check_access(READ, 0);
+}
+
 TEST(write_fault)
 {
-	struct env *env = create(1, 1);
-	struct guest *guest = run(env, 0, WRITE, 0);
-	uint64_t exits[3];
+	check_access(WRITE, UFFD_PAGEFAULT_FLAG_WRITE);
+}
 
-	TEST_ASSERT(guest->token, "The fault is synchronous");
-	wait_for_events(&env->pages, 1);
-	TEST_ASSERT_EQ(env->pages.first_event.arg.pagefault.flags, UFFD_PAGEFAULT_FLAG_WRITE);
-	install_page(&env->pages, 0);
-	wait_for_ready(env, 0, 1, guest->token);
-	for (int i = 0; i < 3; i++) {
-		exits[i] = statistic(env, 0, "exits");
-		TEST_ASSERT(!run(env, 0, WRITE, 0)->token, "The page isn't present");
-	}
-	TEST_ASSERT_EQ(exits[1] - exits[0], exits[2] - exits[1]);
-	check_page(env, 0, 0);
-	destroy(env);
+TEST(instruction_fault)
+{
+	check_access(EXECUTE, 0);
 }
 
 /* KVM doesn't interrupt a guest that would not take the interrupt. */
@@ -741,7 +799,7 @@ TEST(two_tokens)
 /* The vCPU has as many faults in flight as KVM allows, and waits for the next page. */
 static void check_limit(int limit)
 {
-	struct env *env = create_with_limit(limit, 1, limit + 1);
+	struct env *env = create_with((struct options){ .limit = limit }, 1, limit + 1);
 	struct guest *guest = host_guest(env, 0);
 	uint32_t tokens[4 * MAX_FAULTS];
 
@@ -919,6 +977,37 @@ TEST(no_area)
 	destroy(env);
 }
 
+/*
+ * The page becomes private while it is on its way, and shared again.  Private memory has
+ * no userfaultfd to wait for.
+ */
+TEST(converted)
+{
+	struct env *env = create_with((struct options){ .private = true }, 1, 2);
+	uint32_t token = start_fault(env, 0, 0);
+	struct guest *guest;
+
+	wait_for_events(&env->pages, 1);
+	vm_mem_set_private(env->vm, PAGES_GPA, 2 * env->pages.size);
+	install_page(&env->pages, 0);
+	wait_for_ready(env, 0, 1, token);
+	for (int page = 0; page < 2; page++) {
+		guest = run(env, 0, READ, page);
+		TEST_ASSERT(!guest->token, "Page %d isn't present", page);
+		TEST_ASSERT_EQ(guest->value, 0);
+	}
+
+	vm_mem_set_shared(env->vm, PAGES_GPA, 2 * env->pages.size);
+	check_page(env, 0, 0);
+	token = start_fault(env, 0, 1);
+	wait_for_events(&env->pages, 2);
+	install_page(&env->pages, 1);
+	wait_for_ready(env, 0, 2, token);
+	check_page(env, 0, 1);
+	TEST_ASSERT_EQ(env->pages.nr_events, 2);
+	destroy(env);
+}
+
 /* The area is as long as it can be, and spans pages. */
 TEST(longest_ring)
 {
@@ -1007,7 +1096,8 @@ static int empty_dirty_ring(struct kvm_vm *vm, struct kvm_dirty_gfn *ring)
 TEST(dirty_ring)
 {
 	const int nr_faults = 2 * MAX_FAULTS;
-	struct env *env = create_with_ring(RING_PAGES, nr_faults, 1, nr_faults);
+	struct options options = { .limit = nr_faults, .ring_pages = RING_PAGES };
+	struct env *env = create_with(options, 1, nr_faults);
 	struct kvm_vcpu *vcpu = env->vcpus[0];
 	struct kvm_dirty_gfn *ring = vcpu_map_dirty_ring(vcpu);
 	struct guest *guest = host_guest(env, 0);
@@ -1119,7 +1209,7 @@ static void *run_randomly(void *arg)
 	int i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED) % MAX_VCPUS;
 	struct guest *guest = host_guest(env, i);
 	unsigned int seed = i;
-	time_t end = time(NULL) + 5;
+	time_t end = time(NULL) + 20;
 
 	while (time(NULL) < end) {
 		int page = rand_r(&seed) % env->pages.nr;
@@ -1135,6 +1225,19 @@ static void *run_randomly(void *arg)
 				MADV_DONTNEED);
 	}
 	return NULL;
+}
+
+static struct held_pages *vmm_that_is_killed(void)
+{
+	struct env *env = create(1, 1);
+
+	start_fault(env, 0, 0);
+	return &env->pages;
+}
+
+TEST(killed_vmm)
+{
+	kill_vmm(vmm_that_is_killed);
 }
 
 /* Two vCPUs read pages that are dropped all the time, and come late. */
@@ -1298,7 +1401,6 @@ TEST(bad_attributes)
 }
 
 #define NR_MEASURED	1024
-#define NR_TRIES	16
 
 /* How long does a fault on a page take that the host has? */
 static uint64_t time_fault(bool on)

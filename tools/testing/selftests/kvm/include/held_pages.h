@@ -10,10 +10,12 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include "kvm_util.h"
 #include "test_util.h"
@@ -138,6 +140,68 @@ static inline void stop_server(struct held_pages *pages)
 	pthread_join(pages->server, NULL);
 	/* Faults that KVM's workers have not come to yet need no server then. */
 	install_all_pages(pages);
+}
+
+/* Get a process' file descriptor. */
+static inline int get_fd(int pid, int fd)
+{
+	int pidfd = syscall(__NR_pidfd_open, pid, 0);
+
+	TEST_ASSERT(pidfd >= 0, __KVM_SYSCALL_ERROR("pidfd_open()", pidfd));
+	fd = syscall(__NR_pidfd_getfd, pidfd, fd, 0);
+	TEST_ASSERT(fd >= 0, __KVM_SYSCALL_ERROR("pidfd_getfd()", fd));
+	close(pidfd);
+	return fd;
+}
+
+/* Is any page of the memfd mapped writable? */
+static inline bool is_mapped(int memfd)
+{
+	if (!fcntl(memfd, F_ADD_SEALS, F_SEAL_WRITE))
+		return false;
+	TEST_ASSERT_EQ(errno, EBUSY);
+	return true;
+}
+
+/*
+ * A VMM is killed while a fault is in flight, and another process has its userfaultfd
+ * but doesn't answer.  The VMM ends at once.  Its memory stays until the other process
+ * closes the userfaultfd, because KVM holds it while it waits for the page.
+ *
+ * @vmm is called in a process of its own, and starts a fault.
+ */
+static inline void kill_vmm(struct held_pages *(*vmm)(void))
+{
+	int memfd = memfd_create("killed", MFD_ALLOW_SEALING);
+	struct held_pages *pages;
+	int pipes[2], uffd, pid;
+	void *mem;
+
+	TEST_ASSERT(!ftruncate(memfd, getpagesize()), __KVM_SYSCALL_ERROR("ftruncate()", -1));
+	TEST_ASSERT(!pipe(pipes), __KVM_SYSCALL_ERROR("pipe()", -1));
+	pid = fork();
+	TEST_ASSERT(pid >= 0, __KVM_SYSCALL_ERROR("fork()", pid));
+	if (!pid) {
+		mem = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+		TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
+		pages = vmm();
+		wait_for_events(pages, 1);
+		TEST_ASSERT(write(pipes[1], &pages->uffd, sizeof(int)) == sizeof(int),
+			    __KVM_SYSCALL_ERROR("write()", -1));
+		for (;;)
+			pause();
+	}
+
+	TEST_ASSERT(read(pipes[0], &uffd, sizeof(uffd)) == sizeof(uffd),
+		    __KVM_SYSCALL_ERROR("read()", -1));
+	uffd = get_fd(pid, uffd);
+	kill(pid, SIGKILL);
+	TEST_ASSERT_EQ(waitpid(pid, NULL, 0), pid);
+	sleep(1);
+	TEST_ASSERT(is_mapped(memfd), "The memory is gone before its fault is done");
+	close(uffd);
+	while (is_mapped(memfd))
+		usleep(1000);
 }
 
 #endif

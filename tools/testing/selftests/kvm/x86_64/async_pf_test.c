@@ -19,7 +19,6 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 
 #include <asm/kvm_para.h>
 
@@ -680,68 +679,17 @@ TEST(full_cpu)
 	destroy(env);
 }
 
-static void vmm_that_is_killed(int memfd, int pipe)
+static struct held_pages *vmm_that_is_killed(void)
 {
 	struct env *env = create(1, 1, UFFDIO_REGISTER_MODE_MISSING);
-	void *mem = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
 
-	TEST_ASSERT(mem != MAP_FAILED, __KVM_SYSCALL_ERROR("mmap()", -1));
 	start_fault(env, 0, 0);
-	wait_for_events(&env->pages, 1);
-	TEST_ASSERT(write(pipe, &env->pages.uffd, sizeof(int)) == sizeof(int),
-		    __KVM_SYSCALL_ERROR("write()", -1));
-	for (;;)
-		pause();
+	return &env->pages;
 }
 
-/* Get a process' file descriptor. */
-static int get_fd(int pid, int fd)
-{
-	int pidfd = syscall(__NR_pidfd_open, pid, 0);
-
-	TEST_ASSERT(pidfd >= 0, __KVM_SYSCALL_ERROR("pidfd_open()", pidfd));
-	fd = syscall(__NR_pidfd_getfd, pidfd, fd, 0);
-	TEST_ASSERT(fd >= 0, __KVM_SYSCALL_ERROR("pidfd_getfd()", fd));
-	close(pidfd);
-	return fd;
-}
-
-/* Is any page of the memfd mapped writable? */
-static bool is_mapped(int memfd)
-{
-	if (!fcntl(memfd, F_ADD_SEALS, F_SEAL_WRITE))
-		return false;
-	TEST_ASSERT_EQ(errno, EBUSY);
-	return true;
-}
-
-/*
- * A VMM is killed while a fault is in flight, and another process has its userfaultfd
- * but doesn't answer.  The VMM ends at once.  Its memory stays until the other process
- * closes the userfaultfd, because KVM holds it while it waits for the page.
- */
 TEST(killed_vmm)
 {
-	int memfd = memfd_create("killed", MFD_ALLOW_SEALING);
-	int pipes[2], uffd, pid;
-
-	TEST_ASSERT(!ftruncate(memfd, PAGE_SIZE), __KVM_SYSCALL_ERROR("ftruncate()", -1));
-	TEST_ASSERT(!pipe(pipes), __KVM_SYSCALL_ERROR("pipe()", -1));
-	pid = fork();
-	TEST_ASSERT(pid >= 0, __KVM_SYSCALL_ERROR("fork()", pid));
-	if (!pid)
-		vmm_that_is_killed(memfd, pipes[1]);
-
-	TEST_ASSERT(read(pipes[0], &uffd, sizeof(uffd)) == sizeof(uffd),
-		    __KVM_SYSCALL_ERROR("read()", -1));
-	uffd = get_fd(pid, uffd);
-	kill(pid, SIGKILL);
-	TEST_ASSERT_EQ(waitpid(pid, NULL, 0), pid);
-	sleep(1);
-	TEST_ASSERT(is_mapped(memfd), "The memory is gone before its fault is done");
-	close(uffd);
-	while (is_mapped(memfd))
-		usleep(1000);
+	kill_vmm(vmm_that_is_killed);
 }
 
 int main(int argc, char *argv[])
