@@ -104,19 +104,20 @@ static struct kvm_arm_async_pf_area *this_area(void)
 /*
  * At EL0: x0 is the address of a page; x2 says whether to write to it, x5 whether to branch
  * to it, and x3 how many pages of x4 bytes to read in a row.  Each access is one instruction.
- * If there is a token, the handler goes on at el0_done.
+ * If there is a token, the handler goes on at EL0_DONE.
  */
 void el0_code(void);
-void el0_done(void);
 asm("	.pushsection .text\n"
 "	.balign	65536\n"
 "el0_code:\n"
 "	svc	#0\n"
+"	b	el0_access\n"
+"	svc	#1\n"
+"el0_access:\n"
 "	cbnz	x2, el0_write\n"
 "	cbnz	x3, el0_read_many\n"
 "	cbnz	x5, el0_execute\n"
 "	ldr	x1, [x0]\n"
-"el0_done:\n"
 "	svc	#1\n"
 "el0_execute:\n"
 "	br	x0\n"
@@ -131,6 +132,8 @@ asm("	.pushsection .text\n"
 "	svc	#1\n"
 "	.balign	65536\n"
 "	.popsection");
+
+#define EL0_DONE	((uint64_t)el0_code + 8)
 
 static void call(uint64_t function, uint64_t op, uint64_t arg1, uint64_t arg2,
 		 uint64_t *results)
@@ -164,7 +167,7 @@ static void handle_token(struct guest *guest, struct ex_regs *regs)
 	GUEST_ASSERT_EQ(area->sp, guest->stack);
 	if (guest->behaviour != TRY_AGAIN && guest->behaviour != KEEP_AND_TRY) {
 		guest->token = token;
-		regs->pc = (uint64_t)el0_done;
+		regs->pc = EL0_DONE;
 	}
 	if (guest->behaviour != KEEP && guest->behaviour != KEEP_AND_TRY)
 		WRITE_ONCE(area->token, 0);
@@ -517,7 +520,7 @@ static struct kvm_vcpu_init vcpu_init(struct kvm_vm *vm)
 
 struct options {
 	int limit;	/* so many faults can be in flight on a vCPU, or 0 for KVM's default */
-	int ring_pages;	/* size of the vCPUs' dirty rings, or 0 for none */
+	int ring_size;	/* entries of the vCPUs' dirty rings, or 0 for none */
 	bool private;	/* the pages can be private memory */
 };
 
@@ -531,8 +534,8 @@ static struct env *create_with(struct options options, int nr_vcpus, int nr_page
 	env->nr_vcpus = nr_vcpus;
 	env->vm = __vm_create(shape, nr_vcpus, 0);
 	init = vcpu_init(env->vm);
-	if (options.ring_pages)
-		vm_enable_dirty_ring(env->vm, options.ring_pages * sizeof(struct kvm_dirty_gfn));
+	if (options.ring_size)
+		vm_enable_dirty_ring(env->vm, options.ring_size * sizeof(struct kvm_dirty_gfn));
 	if (options.limit)
 		vm_enable_cap(env->vm, KVM_CAP_ASYNC_PF_LIMIT, options.limit);
 	vm_init_descriptor_tables(env->vm);
@@ -1075,14 +1078,18 @@ TEST(poisoned_page)
 	destroy(env);
 }
 
-#define RING_PAGES	256
+/* A small ring, that is a page at least */
+static int ring_size(void)
+{
+	return max_t(int, 256, getpagesize() / sizeof(struct kvm_dirty_gfn));
+}
 
 /* Let the VMM have what is in the dirty ring. */
 static int empty_dirty_ring(struct kvm_vm *vm, struct kvm_dirty_gfn *ring)
 {
 	int nr = 0;
 
-	for (int i = 0; i < RING_PAGES; i++) {
+	for (int i = 0; i < ring_size(); i++) {
 		if (__atomic_load_n(&ring[i].flags, __ATOMIC_ACQUIRE) != KVM_DIRTY_GFN_F_DIRTY)
 			continue;
 		__atomic_store_n(&ring[i].flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
@@ -1096,7 +1103,7 @@ static int empty_dirty_ring(struct kvm_vm *vm, struct kvm_dirty_gfn *ring)
 TEST(dirty_ring)
 {
 	const int nr_faults = 2 * MAX_FAULTS;
-	struct options options = { .limit = nr_faults, .ring_pages = RING_PAGES };
+	struct options options = { .limit = nr_faults, .ring_size = ring_size() };
 	struct env *env = create_with(options, 1, nr_faults);
 	struct kvm_vcpu *vcpu = env->vcpus[0];
 	struct kvm_dirty_gfn *ring = vcpu_map_dirty_ring(vcpu);

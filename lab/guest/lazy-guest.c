@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * init of the guest that lab/lazyvm boots.  It reads commands from the console, a line each,
+ * and answers with lines that begin with the token from the kernel's command line:
+ *
+ * fill MIB	fill so much memory, a page with one value
+ * load [N [C]]	let N processes (1) read an eighth of it, in random order, while
+ *		another one computes: until they are done, or as much as C says (the
+ *		commands that follow go on to the next eighth, too)
+ * compute MS	compute for so long, while nothing else runs
+ * kill		kill a process that waits for pages
+ * trace	stop a process that waits for pages, and let it go on
+ * hotplug	take CPU 1 offline while processes on it wait for pages
+ * interrupts	how many interrupts of kvm_async_pf there were
+ * off, reboot	what they say
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE		4096
+#define MAX_READERS	64
+#define NR_PARTS	8
+
+static const char *token;
+static uint64_t *memory;
+static size_t nr_pages;
+static size_t part;
+
+/* Processes count here how far they have come. */
+static volatile uint64_t *computed, *pages_read, *wrong;
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static uint64_t *page(size_t n)
+{
+	return memory + n * (PAGE / sizeof(*memory));
+}
+
+static uint64_t value_of(size_t n)
+{
+	return (n + 1) * 0x9e3779b97f4a7c15;
+}
+
+static void fill(size_t mib)
+{
+	nr_pages = mib << 20 >> 12;
+	memory = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED) {
+		printf("%s no memory\n", token);
+		return;
+	}
+	for (size_t i = 0; i < nr_pages; i++)
+		*page(i) = value_of(i);
+	printf("%s filled %zu\n", token, nr_pages);
+}
+
+/*
+ * Read the pages of reader @i of @nr_readers.  Together they read each page of a part
+ * once: the step and the number of pages share no factor.
+ */
+static void read_part(size_t i, size_t nr_readers)
+{
+	size_t nr = nr_pages / NR_PARTS;
+
+	for (size_t j = i * nr / nr_readers; j < (i + 1) * nr / nr_readers; j++) {
+		size_t n = part * nr + j * 2654435761u % nr;
+
+		*wrong += *page(n) != value_of(n);
+		__atomic_fetch_add(pages_read, 1, __ATOMIC_RELAXED);
+	}
+}
+
+static void next_part(void)
+{
+	part = (part + 1) % NR_PARTS;
+}
+
+static void compute(size_t count, size_t unused)
+{
+	(void)unused;
+	while (*computed < count) {
+		for (volatile int i = 0; i < 1000; i++)
+			;
+		++*computed;
+	}
+}
+
+static int start(void (*function)(size_t, size_t), size_t arg1, size_t arg2)
+{
+	int pid = fork();
+
+	if (!pid) {
+		function(arg1, arg2);
+		_exit(0);
+	}
+	return pid;
+}
+
+static void end(int pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static void forget(void)
+{
+	*computed = *pages_read = *wrong = 0;
+}
+
+static void load(int nr_readers, size_t count)
+{
+	int readers[MAX_READERS], computer;
+	uint64_t start_ms;
+
+	if (nr_readers < 1 || nr_readers > MAX_READERS) {
+		printf("%s at most %d readers\n", token, MAX_READERS);
+		return;
+	}
+	forget();
+	start_ms = now_ms();
+	computer = start(compute, count ? count : SIZE_MAX, 0);
+	for (int i = 0; i < nr_readers; i++)
+		readers[i] = start(read_part, i, nr_readers);
+	for (int i = 0; i < nr_readers; i++)
+		waitpid(readers[i], NULL, 0);
+	if (count)
+		waitpid(computer, NULL, 0);
+	else
+		end(computer);
+	start_ms = now_ms() - start_ms;
+	next_part();
+	printf("%s load %llu ms, read %llu, wrong %llu, computed %llu\n", token,
+	       (unsigned long long)start_ms, (unsigned long long)*pages_read,
+	       (unsigned long long)*wrong, (unsigned long long)*computed);
+}
+
+static void compute_alone(int ms)
+{
+	int pid;
+
+	forget();
+	pid = start(compute, SIZE_MAX, 0);
+	usleep(ms * 1000);
+	end(pid);
+	printf("%s computed %llu in %d ms\n", token, (unsigned long long)*computed, ms);
+}
+
+/* A signal ends the wait, and ptrace's stop is like a signal. */
+static void kill_reader(void)
+{
+	uint64_t start_ms;
+	int pid, status;
+
+	forget();
+	pid = start(read_part, 0, 1);
+	while (!*pages_read)
+		usleep(1000);
+	start_ms = now_ms();
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	start_ms = now_ms() - start_ms;
+	next_part();
+	printf("%s %s after %llu of %zu pages, in %llu ms\n", token,
+	       WIFSIGNALED(status) ? "killed" : "ended", (unsigned long long)*pages_read,
+	       nr_pages / NR_PARTS, (unsigned long long)start_ms);
+}
+
+static void trace_reader(void)
+{
+	int pid, status, stops = 0;
+
+	forget();
+	pid = start(read_part, 0, 1);
+	while (!*pages_read)
+		usleep(1000);
+	if (ptrace(PTRACE_SEIZE, pid, 0, 0))
+		printf("%s cannot trace: %s\n", token, strerror(errno));
+	while (stops < 3 && !ptrace(PTRACE_INTERRUPT, pid, 0, 0) &&
+	       waitpid(pid, &status, 0) == pid && WIFSTOPPED(status)) {
+		stops++;
+		ptrace(PTRACE_CONT, pid, 0, 0);
+	}
+	while (waitpid(pid, &status, 0) == pid && !WIFEXITED(status) && !WIFSIGNALED(status))
+		ptrace(PTRACE_CONT, pid, 0, 0);
+	next_part();
+	printf("%s traced: %d stops, read %llu, wrong %llu\n", token, stops,
+	       (unsigned long long)*pages_read, (unsigned long long)*wrong);
+}
+
+static int set_online(int cpu, int online)
+{
+	char path[64];
+	int fd, r;
+
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", cpu);
+	fd = open(path, O_WRONLY);
+	r = fd < 0 || write(fd, online ? "1" : "0", 1) != 1;
+	close(fd);
+	return r;
+}
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* Readers that may run on CPU 1 only; the kernel moves them when it goes offline. */
+static void read_on_cpu_1(size_t i, size_t nr_readers)
+{
+	pin(1);
+	read_part(i, nr_readers);
+}
+
+static void hotplug(void)
+{
+	int pids[4], errors = 0;
+
+	forget();
+	for (int i = 0; i < 4; i++)
+		pids[i] = start(read_on_cpu_1, i, 4);
+	while (!*pages_read)
+		usleep(1000);
+	for (int i = 0; i < 3; i++) {
+		errors += set_online(1, 0);
+		usleep(20000);
+		errors += set_online(1, 1);
+		usleep(20000);
+	}
+	for (int i = 0; i < 4; i++)
+		waitpid(pids[i], NULL, 0);
+	next_part();
+	printf("%s hotplug: errors %d, wrong %llu\n", token, errors, (unsigned long long)*wrong);
+}
+
+static void interrupts(void)
+{
+	FILE *file = fopen("/proc/interrupts", "r");
+	unsigned long long sum = 0;
+	char line[1024], *word;
+
+	while (file && fgets(line, sizeof(line), file)) {
+		if (!strstr(line, "kvm_async_pf"))
+			continue;
+		/* The number of the interrupt, then one number for each CPU */
+		strtok(line, " ");
+		while ((word = strtok(NULL, " ")) && *word >= '0' && *word <= '9')
+			sum += strtoull(word, NULL, 10);
+	}
+	if (file)
+		fclose(file);
+	printf("%s interrupts %llu\n", token, sum);
+}
+
+static void run(char *line)
+{
+	char *command = strtok(line, " \n"), *arg = strtok(NULL, " \n");
+	char *arg2 = strtok(NULL, " \n");
+
+	if (!command)
+		return;
+	if (!strcmp(command, "fill"))
+		fill(arg ? atoi(arg) : 16);
+	else if (!strcmp(command, "load"))
+		load(arg ? atoi(arg) : 1, arg2 ? atol(arg2) : 0);
+	else if (!strcmp(command, "compute"))
+		compute_alone(arg ? atoi(arg) : 1000);
+	else if (!strcmp(command, "kill"))
+		kill_reader();
+	else if (!strcmp(command, "trace"))
+		trace_reader();
+	else if (!strcmp(command, "hotplug"))
+		hotplug();
+	else if (!strcmp(command, "interrupts"))
+		interrupts();
+	else if (!strcmp(command, "off"))
+		reboot(RB_POWER_OFF);
+	else if (!strcmp(command, "reboot"))
+		reboot(RB_AUTOBOOT);
+	else
+		printf("%s unknown command %s\n", token, command);
+}
+
+int main(int argc, char *argv[])
+{
+	volatile uint64_t *shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+					 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	char line[256];
+
+	computed = shared;
+	pages_read = shared + 1;
+	wrong = shared + 2;
+	token = argc > 1 ? argv[argc - 1] : "guest";
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	mkdir("/proc", 0755);
+	mkdir("/sys", 0755);
+	mount("none", "/proc", "proc", 0, NULL);
+	mount("none", "/sys", "sysfs", 0, NULL);
+	printf("%s ready\n", token);
+	while (fgets(line, sizeof(line), stdin))
+		run(line);
+	printf("%s end of input\n", token);
+	reboot(RB_POWER_OFF);
+	return 1;
+}
