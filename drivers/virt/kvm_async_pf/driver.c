@@ -456,7 +456,7 @@ static int __init apf_init(void)
 	register_reboot_notifier(&reboot_notifier);
 
 	/* When a CPU is on, tasks may run code of this module, so nothing may fail after that. */
-	r = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "virt/kvm_async_pf:online", apf_cpu_online,
+	r = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "kvm_async_pf:online", apf_cpu_online,
 			      apf_cpu_offline);
 	if (r < 0)
 		goto err;
