@@ -4,10 +4,8 @@
  * and answers with lines that begin with the token from the kernel's command line:
  *
  * fill MIB	fill so much memory, a page with one value
- * load [N [C]]	let N processes (1) read an eighth of it, in random order, while
- *		another one computes: until they are done, or as much as C says (the
- *		commands that follow go on to the next eighth, too)
- * compute MS	compute for so long, while nothing else runs
+ * load [N [K]]	let N processes (1) read K eighths of it (1), in random order, while another
+ *		one computes (this and the commands below go on to the next eighth)
  * kill		kill a process that waits for pages
  * trace	stop a process that waits for pages, and let it go on
  * hotplug	take CPU 1 offline while processes on it wait for pages
@@ -28,7 +26,6 @@
 #include <sys/ptrace.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,7 +37,7 @@
 static const char *token;
 static uint64_t *memory;
 static size_t nr_pages;
-static size_t part;
+static size_t part, nr_parts = 1;
 
 /* Processes count here how far they have come. */
 static volatile uint64_t *computed, *pages_read, *wrong;
@@ -77,15 +74,15 @@ static void fill(size_t mib)
 }
 
 /*
- * Read the pages of reader @i of @nr_readers.  Together they read each page of a part
- * once: the step and the number of pages share no factor.
+ * Read the pages of reader @i of @nr_readers.  Together they read each page of nr_parts
+ * parts once: the step and the number of pages share no factor.
  */
 static void read_part(size_t i, size_t nr_readers)
 {
-	size_t nr = nr_pages / NR_PARTS;
+	size_t nr = nr_pages / NR_PARTS * nr_parts, first = nr_pages / NR_PARTS * part;
 
 	for (size_t j = i * nr / nr_readers; j < (i + 1) * nr / nr_readers; j++) {
-		size_t n = part * nr + j * 2654435761u % nr;
+		size_t n = (first + j * 2654435761u % nr) % nr_pages;
 
 		*wrong += *page(n) != value_of(n);
 		__atomic_fetch_add(pages_read, 1, __ATOMIC_RELAXED);
@@ -94,13 +91,13 @@ static void read_part(size_t i, size_t nr_readers)
 
 static void next_part(void)
 {
-	part = (part + 1) % NR_PARTS;
+	part = (part + nr_parts) % NR_PARTS;
+	nr_parts = 1;
 }
 
-static void compute(size_t count, size_t unused)
+static void __attribute__((noreturn)) compute(void)
 {
-	(void)unused;
-	while (*computed < count) {
+	for (;;) {
 		for (volatile int i = 0; i < 1000; i++)
 			;
 		++*computed;
@@ -118,18 +115,12 @@ static int start(void (*function)(size_t, size_t), size_t arg1, size_t arg2)
 	return pid;
 }
 
-static void end(int pid)
-{
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
-}
-
 static void forget(void)
 {
 	*computed = *pages_read = *wrong = 0;
 }
 
-static void load(int nr_readers, size_t count)
+static void load(int nr_readers, int parts)
 {
 	int readers[MAX_READERS], computer;
 	uint64_t start_ms;
@@ -138,33 +129,27 @@ static void load(int nr_readers, size_t count)
 		printf("%s at most %d readers\n", token, MAX_READERS);
 		return;
 	}
+	if (parts < 1 || parts > NR_PARTS) {
+		printf("%s at most %d parts\n", token, NR_PARTS);
+		return;
+	}
+	nr_parts = parts;
 	forget();
 	start_ms = now_ms();
-	computer = start(compute, count ? count : SIZE_MAX, 0);
+	computer = fork();
+	if (!computer)
+		compute();
 	for (int i = 0; i < nr_readers; i++)
 		readers[i] = start(read_part, i, nr_readers);
 	for (int i = 0; i < nr_readers; i++)
 		waitpid(readers[i], NULL, 0);
-	if (count)
-		waitpid(computer, NULL, 0);
-	else
-		end(computer);
+	kill(computer, SIGKILL);
+	waitpid(computer, NULL, 0);
 	start_ms = now_ms() - start_ms;
 	next_part();
 	printf("%s load %llu ms, read %llu, wrong %llu, computed %llu\n", token,
 	       (unsigned long long)start_ms, (unsigned long long)*pages_read,
 	       (unsigned long long)*wrong, (unsigned long long)*computed);
-}
-
-static void compute_alone(int ms)
-{
-	int pid;
-
-	forget();
-	pid = start(compute, SIZE_MAX, 0);
-	usleep(ms * 1000);
-	end(pid);
-	printf("%s computed %llu in %d ms\n", token, (unsigned long long)*computed, ms);
 }
 
 /* A signal ends the wait, and ptrace's stop is like a signal. */
@@ -287,9 +272,7 @@ static void run(char *line)
 	if (!strcmp(command, "fill"))
 		fill(arg ? atoi(arg) : 16);
 	else if (!strcmp(command, "load"))
-		load(arg ? atoi(arg) : 1, arg2 ? atol(arg2) : 0);
-	else if (!strcmp(command, "compute"))
-		compute_alone(arg ? atoi(arg) : 1000);
+		load(arg ? atoi(arg) : 1, arg2 ? atoi(arg2) : 1);
 	else if (!strcmp(command, "kill"))
 		kill_reader();
 	else if (!strcmp(command, "trace"))

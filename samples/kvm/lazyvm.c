@@ -42,9 +42,7 @@
 #include <sys/syscall.h>
 
 #include <linux/kvm.h>
-#include <linux/kvm_arm_async_pf.h>
 #include <linux/kvm_mem.h>
-#include <linux/psci.h>
 #include <linux/userfaultfd.h>
 
 #include <libfdt.h>
@@ -428,7 +426,8 @@ static void enable_cap(int cap, __u64 arg)
 	kvm_ioctl(vm.vm, KVM_ENABLE_CAP, &enable);
 }
 
-static void set_device_attr(int fd, __u32 group, __u64 attr, void *value)
+/* @request is KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR, of the GIC or of a vCPU. */
+static void access_attr(int fd, unsigned long request, __u32 group, __u64 attr, void *value)
 {
 	struct kvm_device_attr device_attr = {
 		.group = group,
@@ -436,7 +435,14 @@ static void set_device_attr(int fd, __u32 group, __u64 attr, void *value)
 		.addr = (uintptr_t)value,
 	};
 
-	kvm_ioctl(fd, KVM_SET_DEVICE_ATTR, &device_attr);
+	if (ioctl(fd, request, &device_attr))
+		die("cannot access attribute 0x%llx of group %u: %s", attr, group,
+		    strerror(errno));
+}
+
+static void set_device_attr(int fd, __u32 group, __u64 attr, void *value)
+{
+	access_attr(fd, KVM_SET_DEVICE_ATTR, group, attr, value);
 }
 
 static void set_reg(struct vcpu *vcpu, __u64 id, void *value)
@@ -444,8 +450,8 @@ static void set_reg(struct vcpu *vcpu, __u64 id, void *value)
 	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)value };
 
 	if (ioctl(vcpu->fd, KVM_SET_ONE_REG, &reg))
-		die("vCPU %d: cannot set register 0x%llx: %s", vcpu->index,
-		    (unsigned long long)id, strerror(errno));
+		die("vCPU %d: cannot set register 0x%llx: %s", vcpu->index, id,
+		    strerror(errno));
 }
 
 /*
@@ -711,7 +717,7 @@ static void boot(void)
 	initrd = tree + tree_size;
 	if (initrd > options.memory)
 		die("the kernel needs %llu MiB: use a larger --memory",
-		    (unsigned long long)(initrd >> 20));
+		    initrd >> 20);
 	if (options.initrd)
 		initrd_size = load(options.initrd, initrd);
 	write_device_tree(vm.memory + tree, tree_size, initrd, initrd_size);
@@ -763,26 +769,13 @@ static const __u64 icc_regs[] = {
 	ICC(3, 0, 12, 9, 0),	/* ICC_AP1R0_EL1 */
 };
 
-/* Get or set registers of the GIC. */
-static void access_gic(unsigned long request, __u32 group, __u64 attr, void *value)
-{
-	struct kvm_device_attr device_attr = {
-		.group = group,
-		.attr = attr,
-		.addr = (uintptr_t)value,
-	};
-
-	if (ioctl(vm.gic, request, &device_attr))
-		die("GIC: cannot access register 0x%llx of group %u: %s",
-		    (unsigned long long)attr, group, strerror(errno));
-}
-
 static void access_ranges(unsigned long request, __u32 group, __u64 attr,
 			  const struct gic_range *ranges, int nr, __u32 *values)
 {
 	for (int i = 0; i < nr; i++)
 		for (__u32 j = 0; j < ranges[i].nr; j++)
-			access_gic(request, group, attr | (ranges[i].offset + 4 * j), values++);
+			access_attr(vm.gic, request, group, attr | (ranges[i].offset + 4 * j),
+				    values++);
 }
 
 /* @request is KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR. */
@@ -798,8 +791,8 @@ static void access_gic_state(unsigned long request, struct snapshot *snapshot,
 		access_ranges(request, KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, vcpu, redist_ranges,
 			      ARRAY_SIZE(redist_ranges), states[i].redist);
 		for (size_t j = 0; j < ARRAY_SIZE(icc_regs); j++)
-			access_gic(request, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, vcpu | icc_regs[j],
-				   &states[i].icc[j]);
+			access_attr(vm.gic, request, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS,
+				    vcpu | icc_regs[j], &states[i].icc[j]);
 	}
 }
 
@@ -826,7 +819,7 @@ static void save_vcpu(struct vcpu *vcpu, struct vcpu_state *state)
 		};
 
 		if (reg_size(reg.id) > sizeof(state->regs[i].value))
-			die("register 0x%llx is too large", (unsigned long long)reg.id);
+			die("register 0x%llx is too large", reg.id);
 		state->regs[i].id = reg.id;
 		kvm_ioctl(vcpu->fd, KVM_GET_ONE_REG, &reg);
 	}
@@ -1087,8 +1080,8 @@ static void save_while_running(int fd, off_t memory_offset)
 {
 	__u64 *bits = calloc((vm.nr_pages + 63) / 64, sizeof(*bits));
 	bool hw_dirty = check_extension(KVM_CAP_ARM_HW_DIRTY);
+	size_t nr = 0, coming;
 	__u64 start;
-	size_t nr = 0;
 
 	if (!bits)
 		die("no memory for the dirty log");
@@ -1114,10 +1107,12 @@ static void save_while_running(int fd, off_t memory_offset)
 
 	start = now_us();
 	pause_vcpus();
-	show_pages();
+	pthread_mutex_lock(&pages.lock);
+	coming = pages.nr;
+	pthread_mutex_unlock(&pages.lock);
 	nr = save_dirty_pages(fd, memory_offset, bits);
-	say("the guest is paused, and had %zu dirty pages, for %llu us", nr,
-	    (unsigned long long)(now_us() - start));
+	say("the guest is paused, with %zu pages on their way; saved %zu pages in %llu us",
+	    coming, nr, now_us() - start);
 	free(bits);
 }
 
@@ -1234,7 +1229,7 @@ static void show_statistics(struct vcpu *vcpu)
 		if (pread(fd, &value, sizeof(value), header.data_offset + desc->offset) ==
 		    sizeof(value) && value)
 			say("vCPU %d: %s %llu", vcpu->index, desc->name,
-			    (unsigned long long)value);
+			    value);
 	}
 	free(desc);
 	close(fd);
@@ -1249,7 +1244,7 @@ static void restore_terminal(void)
 	tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
 }
 
-/* The guest gets each key at once, but for those that send signals to lazyvm. */
+/* Pass each key to the guest at once.  Keys that send signals, such as ^C, end lazyvm. */
 static void set_terminal(void)
 {
 	struct termios raw;
@@ -1389,7 +1384,6 @@ static void run(int signals)
 		{ .fd = signals, .events = POLLIN },
 		{ .fd = STDIN_FILENO, .events = POLLIN },
 	};
-
 	struct signalfd_siginfo info;
 	bool full;
 

@@ -184,7 +184,7 @@ static void apf_slots_test_all(struct kunit *test)
 	KUNIT_EXPECT_NOT_NULL(test, kvm_apf_slots_take(&t->slots, 0));
 }
 
-/* Make calls in any order, and compare the slots with a table of what each page has. */
+/* Take and release slots at random.  The test notes which slot and token each page has. */
 static void apf_slots_test_random(struct kunit *test)
 {
 	static const unsigned int sizes[] = { 1, 2, 3, 63, 64, 65 };

@@ -23,6 +23,7 @@
 #include <linux/interrupt.h>
 #include <linux/irqdomain.h>
 #include <linux/kvm_arm_async_pf.h>
+#include <linux/llist.h>
 #include <linux/module.h>
 #include <linux/of.h>
 #include <linux/ptrace.h>
@@ -75,30 +76,30 @@ MODULE_PARM_DESC(disable, "disable the driver, like no-kvmapf when built in");
  * @work: lets the task sleep
  * @waiter: wakes it
  * @cpu: the CPU whose token it waits for
- * @next: in the list of those that are free
+ * @free: in the list of those that are free
  */
 struct apf_sleep {
 	struct callback_head work;
 	struct apf_waiter waiter;
 	struct apf_cpu *cpu;
-	struct apf_sleep *next;
+	struct llist_node free;
 };
 
 /**
  * struct apf_cpu - what a CPU shares with KVM, and its waiters
  * @area: NULL if the CPU was never online, or there was no memory
  * @waiters: the tasks whose tokens have come through @area
- * @free: for further waiters.  Protected by the lock of @waiters.
+ * @free: for further waiters.  Only the CPU's interrupt handler takes from this list.
  * @generation: the area's generation, when the handler looked at it
  * @on: KVM uses @area
  *
- * The other fields are only used by the CPU itself, with interrupts disabled or by its
+ * All but @waiters and @free are only used by the CPU itself, with interrupts disabled or by its
  * hotplug callbacks.
  */
 struct apf_cpu {
 	struct kvm_arm_async_pf_area *area;
 	struct apf_waiters waiters;
-	struct apf_sleep *free;
+	struct llist_head free;
 	u32 generation;
 	bool on;
 };
@@ -121,31 +122,6 @@ static long hypercall(u64 op, u64 arg1, u64 arg2, struct arm_smccc_res *res)
 }
 
 /* ---- A task waits ------------------------------------------------------- */
-
-/* The handler can't allocate memory, so there are a few for each CPU. */
-static struct apf_sleep *get_sleep(struct apf_cpu *cpu)
-{
-	struct apf_sleep *sleep;
-	unsigned long flags;
-
-	raw_spin_lock_irqsave(&cpu->waiters.lock, flags);
-	sleep = cpu->free;
-	if (sleep)
-		cpu->free = sleep->next;
-	raw_spin_unlock_irqrestore(&cpu->waiters.lock, flags);
-	return sleep;
-}
-
-static void put_sleep(struct apf_sleep *sleep)
-{
-	struct apf_cpu *cpu = sleep->cpu;
-	unsigned long flags;
-
-	raw_spin_lock_irqsave(&cpu->waiters.lock, flags);
-	sleep->next = cpu->free;
-	cpu->free = sleep;
-	raw_spin_unlock_irqrestore(&cpu->waiters.lock, flags);
-}
 
 /*
  * The page may be ready before the task comes here.  With PF_EXITING, the task runs the work
@@ -170,24 +146,29 @@ static void wait_for_page(struct callback_head *work)
 	__set_current_state(TASK_RUNNING);
 
 	apf_waiters_remove(&sleep->cpu->waiters, &sleep->waiter);
-	put_sleep(sleep);
+	llist_add(&sleep->free, &sleep->cpu->free);
 }
 
-/* If too many tasks wait, this one tries its access again. */
+/*
+ * The handler can't allocate memory.  If so many tasks wait that nothing is free, this one
+ * tries its access again.
+ */
 static void let_task_wait(struct apf_cpu *cpu, u32 token)
 {
-	struct apf_sleep *sleep = get_sleep(cpu);
+	struct llist_node *free = llist_del_first(&cpu->free);
+	struct apf_sleep *sleep;
 
-	if (!sleep)
+	if (!free)
 		return;
 
+	sleep = llist_entry(free, struct apf_sleep, free);
 	sleep->waiter.token = token;
 	sleep->waiter.task = current;
 	init_task_work(&sleep->work, wait_for_page);
 	apf_waiters_add(&cpu->waiters, &sleep->waiter);
 	if (task_work_add(current, &sleep->work, TWA_RESUME | TWAF_NO_ALLOC)) {
 		apf_waiters_remove(&cpu->waiters, &sleep->waiter);
-		put_sleep(sleep);
+		llist_add(&sleep->free, &cpu->free);
 	}
 }
 
@@ -315,7 +296,7 @@ static void alloc_memory(struct apf_cpu *cpu)
 	}
 	for (i = 0; i < NR_SLEEPS; i++) {
 		sleeps[i].cpu = cpu;
-		put_sleep(&sleeps[i]);
+		llist_add(&sleeps[i].free, &cpu->free);
 	}
 }
 
@@ -458,11 +439,9 @@ static int __init apf_init(void)
 	/* When a CPU is on, tasks may run code of this module, so nothing may fail after that. */
 	r = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "kvm_async_pf:online", apf_cpu_online,
 			      apf_cpu_offline);
-	if (r < 0)
-		goto err;
-	return 0;
+	if (r >= 0)
+		return 0;
 
-err:
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_pm_notifier(&pm_notifier);
 	free_percpu_irq(apf_irq, &apf_cpus);

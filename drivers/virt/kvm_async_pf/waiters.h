@@ -3,7 +3,7 @@
  * Tasks that wait for pages of one CPU, by the tokens of the pages.
  *
  * The host gives a page's token with the fault, and again when the page is ready.  Several
- * tasks may wait for a token.  A token for which no task waits is ignored.
+ * tasks may wait for a token.  If no task waits for a token, it has no effect.
  */
 #ifndef DRIVERS_VIRT_KVM_ASYNC_PF_WAITERS_H
 #define DRIVERS_VIRT_KVM_ASYNC_PF_WAITERS_H
