@@ -13,6 +13,7 @@ help:
 	@echo 'make check-NAME       one part; check/run -h describes the parts'
 	@echo 'make check-release    all parts, the slow ones too'
 	@echo 'make modules          build/modules/*.ko, for KERNEL=<release> or KDIR=<tree>; STOCK=1'
+	@echo 'make guest-module     build/modules-guest/kvm_async_pf.ko, for an arm64 guest; KDIR=<tree>'
 	@echo 'make image            build/arm64/Image, a kernel for the lab; STOCK=1; VARIANT=64k;'
 	@echo '                      ARCH=x86_64 VARIANT=debug, with KASAN and lockdep'
 	@echo 'make load, unload     swap the KVM of the running host for ours, and back (root)'
@@ -33,6 +34,9 @@ tree: setup
 
 modules: $(if $(KERNEL)$(KDIR),setup,tree)
 	@modules/build $(stock)
+
+guest-module: tree
+	@modules/guest
 
 image: tree
 	@lab/kernels/image $(ARCH) $(VARIANT) $(stock)
@@ -65,4 +69,4 @@ $(parts:%=check-%): check-%: setup
 clean:
 	rm -rf build
 
-.PHONY: help setup tree modules image load unload series lint demo bench check check-release clean $(parts:%=check-%)
+.PHONY: help setup tree modules guest-module image load unload series lint demo bench check check-release clean $(parts:%=check-%)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The data of the charts.  gnuplot draws them with the scripts beside this file."""
-from figures import SIZES, human, stock_value
+from figures import LATENCIES, SIZES, human, stock_value
 
 # Machine, figure and label of each bar, in the order of the chart.
 BARS = [
@@ -35,4 +35,12 @@ def stalls(stock, ours):
         yield '\t'.join(map(str, [mib, *values])) + '\n'
 
 
-CHARTS = {'memory-attributes': bars, 'dirty-log': stalls}
+def restores(stock, ours):
+    """lazy-restore.dat: ms, ns of stock and of ours, computed a second of stock and of ours."""
+    for ms in LATENCIES:
+        values = [figures['arm64-vhe', f'lazy_{what}_{ms}']
+                  for what in ('load', 'computed') for figures in (stock, ours)]
+        yield '\t'.join(map(str, [ms, *values])) + '\n'
+
+
+CHARTS = {'memory-attributes': bars, 'dirty-log': stalls, 'lazy-restore': restores}

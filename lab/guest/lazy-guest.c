@@ -9,12 +9,18 @@
  * kill		kill a process that waits for pages
  * trace	stop a process that waits for pages, and let it go on
  * hotplug	take CPU 1 offline while processes on it wait for pages
+ * suspend	suspend while processes wait for pages
+ * kexec_load	load the kernel and the initramfs that the root directory has
+ * kexec	boot them while processes wait for pages
+ * crash_load	load them for a crash
+ * crash	let the kernel crash while processes wait for pages
  * interrupts	how many interrupts of kvm_async_pf there were
  * off, reboot	what they say
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kexec.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -26,6 +32,7 @@
 #include <sys/ptrace.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,12 +49,12 @@ static size_t part, nr_parts = 1;
 /* Processes count here how far they have come. */
 static volatile uint64_t *computed, *pages_read, *wrong;
 
-static uint64_t now_ms(void)
+static uint64_t now_us(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+	return now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 static uint64_t *page(size_t n)
@@ -123,7 +130,7 @@ static void forget(void)
 static void load(int nr_readers, int parts)
 {
 	int readers[MAX_READERS], computer;
-	uint64_t start_ms;
+	uint64_t start_us;
 
 	if (nr_readers < 1 || nr_readers > MAX_READERS) {
 		printf("%s at most %d readers\n", token, MAX_READERS);
@@ -135,7 +142,7 @@ static void load(int nr_readers, int parts)
 	}
 	nr_parts = parts;
 	forget();
-	start_ms = now_ms();
+	start_us = now_us();
 	computer = fork();
 	if (!computer)
 		compute();
@@ -145,31 +152,31 @@ static void load(int nr_readers, int parts)
 		waitpid(readers[i], NULL, 0);
 	kill(computer, SIGKILL);
 	waitpid(computer, NULL, 0);
-	start_ms = now_ms() - start_ms;
+	start_us = now_us() - start_us;
 	next_part();
-	printf("%s load %llu ms, read %llu, wrong %llu, computed %llu\n", token,
-	       (unsigned long long)start_ms, (unsigned long long)*pages_read,
+	printf("%s load %llu us, read %llu, wrong %llu, computed %llu\n", token,
+	       (unsigned long long)start_us, (unsigned long long)*pages_read,
 	       (unsigned long long)*wrong, (unsigned long long)*computed);
 }
 
 /* A signal ends the wait, and ptrace's stop is like a signal. */
 static void kill_reader(void)
 {
-	uint64_t start_ms;
+	uint64_t start_us;
 	int pid, status;
 
 	forget();
 	pid = start(read_part, 0, 1);
 	while (!*pages_read)
 		usleep(1000);
-	start_ms = now_ms();
+	start_us = now_us();
 	kill(pid, SIGKILL);
 	waitpid(pid, &status, 0);
-	start_ms = now_ms() - start_ms;
+	start_us = now_us() - start_us;
 	next_part();
-	printf("%s %s after %llu of %zu pages, in %llu ms\n", token,
+	printf("%s %s after %llu of %zu pages, in %llu us\n", token,
 	       WIFSIGNALED(status) ? "killed" : "ended", (unsigned long long)*pages_read,
-	       nr_pages / NR_PARTS, (unsigned long long)start_ms);
+	       nr_pages / NR_PARTS, (unsigned long long)start_us);
 }
 
 static void trace_reader(void)
@@ -194,16 +201,39 @@ static void trace_reader(void)
 	       (unsigned long long)*pages_read, (unsigned long long)*wrong);
 }
 
+/* Start processes that read a part, and return when they have begun. */
+static void start_readers(int *pids, int nr, void (*function)(size_t, size_t))
+{
+	forget();
+	for (int i = 0; i < nr; i++)
+		pids[i] = start(function, i, nr);
+	while (!*pages_read)
+		usleep(1000);
+}
+
+static void wait_for_readers(int *pids, int nr)
+{
+	for (int i = 0; i < nr; i++)
+		waitpid(pids[i], NULL, 0);
+	next_part();
+}
+
+/* Write a word to a file of sysfs or procfs, and return whether that failed. */
+static int write_word(const char *path, const char *word)
+{
+	int fd = open(path, O_WRONLY), r;
+
+	r = fd < 0 || write(fd, word, strlen(word)) < 0;
+	close(fd);
+	return r;
+}
+
 static int set_online(int cpu, int online)
 {
 	char path[64];
-	int fd, r;
 
 	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", cpu);
-	fd = open(path, O_WRONLY);
-	r = fd < 0 || write(fd, online ? "1" : "0", 1) != 1;
-	close(fd);
-	return r;
+	return write_word(path, online ? "1" : "0");
 }
 
 static void pin(int cpu)
@@ -226,21 +256,61 @@ static void hotplug(void)
 {
 	int pids[4], errors = 0;
 
-	forget();
-	for (int i = 0; i < 4; i++)
-		pids[i] = start(read_on_cpu_1, i, 4);
-	while (!*pages_read)
-		usleep(1000);
+	start_readers(pids, 4, read_on_cpu_1);
 	for (int i = 0; i < 3; i++) {
 		errors += set_online(1, 0);
 		usleep(20000);
 		errors += set_online(1, 1);
 		usleep(20000);
 	}
-	for (int i = 0; i < 4; i++)
-		waitpid(pids[i], NULL, 0);
-	next_part();
+	wait_for_readers(pids, 4);
 	printf("%s hotplug: errors %d, wrong %llu\n", token, errors, (unsigned long long)*wrong);
+}
+
+/* The kernel's test of suspend: all but the last step, and back after 5 s. */
+static void suspend(void)
+{
+	int pids[4], errors;
+
+	start_readers(pids, 4, read_part);
+	errors = write_word("/sys/power/pm_test", "platform") +
+		 write_word("/sys/power/state", "freeze");
+	wait_for_readers(pids, 4);
+	printf("%s suspend: errors %d, read %llu, wrong %llu\n", token, errors,
+	       (unsigned long long)*pages_read, (unsigned long long)*wrong);
+}
+
+static void kexec_load(unsigned long flags)
+{
+	int kernel = open("/Image", O_RDONLY), initrd = open("/initrd", O_RDONLY);
+	char line[1024] = "";
+	FILE *file = fopen("/proc/cmdline", "r");
+
+	if (!file || !fgets(line, sizeof(line), file))
+		printf("%s no command line\n", token);
+	line[strcspn(line, "\n")] = '\0';
+	if (syscall(SYS_kexec_file_load, kernel, initrd, strlen(line) + 1, line, flags))
+		printf("%s cannot load a kernel: %s\n", token, strerror(errno));
+	else
+		printf("%s kernel loaded\n", token);
+}
+
+static void kexec(void)
+{
+	int pids[8];
+
+	start_readers(pids, 8, read_part);
+	reboot(RB_KEXEC);
+	printf("%s kexec failed: %s\n", token, strerror(errno));
+}
+
+/* The kernel panics when init ends. */
+static void crash(void)
+{
+	int pids[8];
+
+	start_readers(pids, 8, read_part);
+	_exit(1);
 }
 
 static void interrupts(void)
@@ -279,6 +349,16 @@ static void run(char *line)
 		trace_reader();
 	else if (!strcmp(command, "hotplug"))
 		hotplug();
+	else if (!strcmp(command, "suspend"))
+		suspend();
+	else if (!strcmp(command, "kexec_load"))
+		kexec_load(0);
+	else if (!strcmp(command, "kexec"))
+		kexec();
+	else if (!strcmp(command, "crash_load"))
+		kexec_load(KEXEC_FILE_ON_CRASH);
+	else if (!strcmp(command, "crash"))
+		crash();
 	else if (!strcmp(command, "interrupts"))
 		interrupts();
 	else if (!strcmp(command, "off"))
@@ -287,6 +367,16 @@ static void run(char *line)
 		reboot(RB_AUTOBOOT);
 	else
 		printf("%s unknown command %s\n", token, command);
+}
+
+/* If the initramfs has the driver, it is a module. */
+static void load_driver(void)
+{
+	int fd = open("/kvm_async_pf.ko", O_RDONLY);
+
+	if (fd >= 0 && syscall(SYS_finit_module, fd, "", 0))
+		printf("%s cannot load the driver: %s\n", token, strerror(errno));
+	close(fd);
 }
 
 int main(int argc, char *argv[])
@@ -304,6 +394,7 @@ int main(int argc, char *argv[])
 	mkdir("/sys", 0755);
 	mount("none", "/proc", "proc", 0, NULL);
 	mount("none", "/sys", "sysfs", 0, NULL);
+	load_driver();
 	printf("%s ready\n", token);
 	while (fgets(line, sizeof(line), stdin))
 		run(line);

@@ -11,6 +11,7 @@
  *   asynchronous page faults	offer_async_pf() and set_async_pf_irq()
  *   the dirty log, by runs,	save_while_running()
  *   and by hardware
+ *   memory attributes		make_private() and show_attributes()
  *
  * One thread runs each vCPU, one serves the pages, and the main thread does the rest.  Only
  * restored VMs have the thread that serves pages.
@@ -75,6 +76,7 @@ struct options {
 	int nr_vcpus;
 	bool async_pf;
 	int async_pf_limit;
+	bool private;
 	int latency_ms;
 	int stream;			/* pages per second that nobody has asked for */
 	bool quiet;
@@ -126,6 +128,7 @@ struct vcpu {
 
 static struct {
 	int kvm, vm, gic;
+	int private;			/* guest_memfd, with --private */
 	void *memory;
 	size_t page_size, nr_pages;
 	struct vcpu vcpus[MAX_VCPUS];
@@ -512,14 +515,15 @@ static void create_gic(void)
 
 static void set_memslot(__u32 flags)
 {
-	struct kvm_userspace_memory_region region = {
-		.flags = flags,
+	struct kvm_userspace_memory_region2 region = {
+		.flags = flags | (options.private ? KVM_MEM_GUEST_MEMFD : 0),
 		.guest_phys_addr = RAM_GPA,
 		.memory_size = options.memory,
 		.userspace_addr = (uintptr_t)vm.memory,
+		.guest_memfd = vm.private,
 	};
 
-	kvm_ioctl(vm.vm, KVM_SET_USER_MEMORY_REGION, &region);
+	kvm_ioctl(vm.vm, KVM_SET_USER_MEMORY_REGION2, &region);
 }
 
 static void create_vm(void)
@@ -530,7 +534,15 @@ static void create_vm(void)
 	vm.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (vm.kvm < 0)
 		die("cannot open /dev/kvm: %s", strerror(errno));
-	vm.vm = kvm_ioctl(vm.kvm, KVM_CREATE_VM, 0);
+	vm.vm = ioctl(vm.kvm, KVM_CREATE_VM, options.private ? KVM_VM_TYPE_ARM_SW_PROTECTED : 0);
+	if (vm.vm < 0)
+		die("cannot create a VM%s: %s", options.private ? " with private memory" : "",
+		    strerror(errno));
+	if (options.private) {
+		struct kvm_create_guest_memfd create = { .size = options.memory };
+
+		vm.private = kvm_ioctl(vm.vm, KVM_CREATE_GUEST_MEMFD, &create);
+	}
 
 	if (options.async_pf && !check_extension(KVM_CAP_ARM_ASYNC_PF))
 		die("this KVM has no asynchronous page faults: use --async-pf off");
@@ -697,6 +709,39 @@ static void write_device_tree(void *fdt, size_t size, __u64 initrd, size_t initr
 	fdt_check(fdt_finish(fdt));
 }
 
+/*
+ * All memory from @offset on.  A VMM can't read or write private memory, so what it has
+ * loaded is shared, and the rest, where the guest keeps what it works on, is private.
+ */
+static void make_private(__u64 offset)
+{
+	struct kvm_memory_attributes attributes = {
+		.address = RAM_GPA + offset,
+		.size = options.memory - offset,
+		.attributes = KVM_MEMORY_ATTRIBUTE_PRIVATE,
+	};
+
+	kvm_ioctl(vm.vm, KVM_SET_MEMORY_ATTRIBUTES, &attributes);
+}
+
+/* A range at a time, as another call continues where the last one ended. */
+static void show_attributes(void)
+{
+	struct kvm_memory_attributes range;
+	struct kvm_get_memory_attributes get = {
+		.address = RAM_GPA,
+		.size = options.memory,
+		.ranges = (uintptr_t)&range,
+	};
+
+	while (get.size) {
+		get.nr = 1;
+		kvm_ioctl(vm.vm, KVM_GET_MEMORY_ATTRIBUTES, &get);
+		say("%llu KiB at 0x%llx are %s", range.size >> 10, range.address,
+		    range.attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE ? "private" : "shared");
+	}
+}
+
 /* The kernel, the device tree and the initramfs follow each other from the start of RAM on. */
 static void boot(void)
 {
@@ -721,6 +766,10 @@ static void boot(void)
 	if (options.initrd)
 		initrd_size = load(options.initrd, initrd);
 	write_device_tree(vm.memory + tree, tree_size, initrd, initrd_size);
+	if (options.private) {
+		make_private(align_up(initrd + initrd_size, vm.page_size));
+		show_attributes();
+	}
 
 	kernel = RAM_GPA + image.text_offset;
 	tree += RAM_GPA;
@@ -1270,6 +1319,8 @@ static const char help[] =
 "  --cpus N             its vCPUs, 1 to %d (default: %d)\n"
 "  --async-pf on|off    offer asynchronous page faults (default: on)\n"
 "  --async-pf-limit N   for so many pages of each vCPU (default: KVM's)\n"
+"  --private            make the guest's memory private, but for what was loaded; such a\n"
+"                       guest can't be saved, and has no asynchronous page faults\n"
 "\n"
 "  --save FILE          save the guest to FILE, and end, on SIGUSR1\n"
 "  --restore FILE       restore a guest that was saved\n"
@@ -1298,8 +1349,8 @@ static unsigned long parse_number(const char *option, const char *arg, unsigned 
 
 static void parse_options(int argc, char *argv[])
 {
-	enum { KERNEL, INITRD, APPEND, MEMORY, CPUS, ASYNC_PF, ASYNC_PF_LIMIT, SAVE, RESTORE,
-	       LATENCY, STREAM, QUIET, HELP };
+	enum { KERNEL, INITRD, APPEND, MEMORY, CPUS, ASYNC_PF, ASYNC_PF_LIMIT, PRIVATE, SAVE,
+	       RESTORE, LATENCY, STREAM, QUIET, HELP };
 	static const struct option table[] = {
 		{ "kernel", required_argument, NULL, KERNEL },
 		{ "initrd", required_argument, NULL, INITRD },
@@ -1308,6 +1359,7 @@ static void parse_options(int argc, char *argv[])
 		{ "cpus", required_argument, NULL, CPUS },
 		{ "async-pf", required_argument, NULL, ASYNC_PF },
 		{ "async-pf-limit", required_argument, NULL, ASYNC_PF_LIMIT },
+		{ "private", no_argument, NULL, PRIVATE },
 		{ "save", required_argument, NULL, SAVE },
 		{ "restore", required_argument, NULL, RESTORE },
 		{ "latency", required_argument, NULL, LATENCY },
@@ -1343,6 +1395,9 @@ static void parse_options(int argc, char *argv[])
 		case ASYNC_PF_LIMIT:
 			options.async_pf_limit = parse_number(table[index].name, optarg, 1, 4096);
 			break;
+		case PRIVATE:
+			options.private = true;
+			break;
 		case SAVE:
 			options.save = optarg;
 			break;
@@ -1370,6 +1425,10 @@ static void parse_options(int argc, char *argv[])
 		die("unexpected word \"%s\": see lazyvm --help", argv[optind]);
 	if (!options.kernel == !options.restore)
 		die("either --kernel or --restore is needed: see lazyvm --help");
+	if (options.private && (options.save || options.restore))
+		die("a guest with private memory can't be saved or restored");
+	if (options.private)
+		options.async_pf = false;
 	if (options.restore && options.initrd)
 		die("--initrd needs --kernel");
 	if (options.kernel && (options.latency_ms || options.stream))
