@@ -146,7 +146,7 @@ FULL = [
     Section('arm64-icount', 'arm64, instructions',
             conversions('instructions') + faults(None) + async_faults() + drops() + clears() + rounds() +
             [Figure('kept_fragmented_1g', 'kept for every other page of 1 GiB', 'bytes'),
-             Figure('lazy_load_present', '8 tasks read 256 pages that are there', 'ns', ('ratio', 0.995))]),
+             Figure('lazy_work_present', 'a guest reads pages that are there', 'ns', ('ratio', 0.995))]),
     Section('arm64-icount-n1', 'arm64 without TLBI of ranges, instructions', drops()),
     Section('arm64-vhe', 'arm64, time and stalls with two CPUs', stalls() + quiet_clears() +
             [Figure('apf_exits', 'an asynchronous page fault', 'exits', ('most', 2))] + restores()),

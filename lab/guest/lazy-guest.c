@@ -6,6 +6,7 @@
  * fill MIB	fill so much memory, a page with one value
  * load [N [K]]	let N processes (1) read K eighths of it (1), in random order, while another
  *		one computes (this and the commands below go on to the next eighth)
+ * work [N]	read an eighth of it and compute, N times (1), in one process
  * kill		kill a process that waits for pages
  * trace	stop a process that waits for pages, and let it go on
  * hotplug	take CPU 1 offline while processes on it wait for pages
@@ -102,11 +103,16 @@ static void next_part(void)
 	nr_parts = 1;
 }
 
+static void spin(int n)
+{
+	for (volatile int i = 0; i < n; i++)
+		;
+}
+
 static void __attribute__((noreturn)) compute(void)
 {
 	for (;;) {
-		for (volatile int i = 0; i < 1000; i++)
-			;
+		spin(1000);
 		++*computed;
 	}
 }
@@ -157,6 +163,20 @@ static void load(int nr_readers, int parts)
 	printf("%s load %llu us, read %llu, wrong %llu, computed %llu\n", token,
 	       (unsigned long long)start_us, (unsigned long long)*pages_read,
 	       (unsigned long long)*wrong, (unsigned long long)*computed);
+}
+
+static void work(int times)
+{
+	uint64_t start_us = now_us();
+
+	forget();
+	for (int i = 0; i < times; i++) {
+		read_part(0, 1);
+		next_part();
+		spin(100000);
+	}
+	printf("%s work %llu us, wrong %llu\n", token,
+	       (unsigned long long)(now_us() - start_us), (unsigned long long)*wrong);
 }
 
 /* A signal ends the wait, and ptrace's stop is like a signal. */
@@ -343,6 +363,8 @@ static void run(char *line)
 		fill(arg ? atoi(arg) : 16);
 	else if (!strcmp(command, "load"))
 		load(arg ? atoi(arg) : 1, arg2 ? atoi(arg2) : 1);
+	else if (!strcmp(command, "work"))
+		work(arg ? atoi(arg) : 1);
 	else if (!strcmp(command, "kill"))
 		kill_reader();
 	else if (!strcmp(command, "trace"))
