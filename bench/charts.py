@@ -36,10 +36,11 @@ def stalls(stock, ours):
 
 
 def restores(stock, ours):
-    """lazy-restore.dat: ms, ns of stock and of ours, computed a second of stock and of ours."""
+    """lazy-restore.dat: ms, ns of stock and of ours until all is done, ns until the task that
+    computes is done."""
     for ms in LATENCIES:
         values = [figures['arm64-vhe', f'lazy_{what}_{ms}']
-                  for what in ('load', 'computed') for figures in (stock, ours)]
+                  for what in ('load', 'compute') for figures in (stock, ours)]
         yield '\t'.join(map(str, [ms, *values])) + '\n'
 
 

@@ -143,9 +143,9 @@ archive_apt() {		# DIR TOOL ARGUMENT...
 archive_unpack() {	# DIR TO PACKAGE...
 	local debs deb
 	debs=$(mktemp -d "$1/debs.XXXXXX")
-	(cd "$debs" && archive_apt "$1" apt-get download "${@:3}")
+	(cd "$debs" && archive_apt "$1" apt-get download "${@:3}") || return
 	for deb in "$debs"/*.deb; do
-		dpkg-deb -x "$deb" "$2"
+		dpkg-deb -x "$deb" "$2" || return
 	done
 	rm -rf "$debs"
 }

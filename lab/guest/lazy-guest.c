@@ -4,9 +4,10 @@
  * and answers with lines that begin with the token from the kernel's command line:
  *
  * fill MIB	fill so much memory, a page with one value
- * load [N [K]]	let N processes (1) read K eighths of it (1), in random order, while another
- *		one computes (this and the commands below go on to the next eighth)
- * work [N]	read an eighth of it and compute, N times (1), in one process
+ * load [N [K [C]]]  let N processes (1) read K eighths of it (1), in random order, while
+ *		another one computes, C times or until they are done (this and the commands
+ *		below go on to the next eighth)
+ * work [N]	read an eighth of it N times (1), in one process
  * kill		kill a process that waits for pages
  * trace	stop a process that waits for pages, and let it go on
  * hotplug	take CPU 1 offline while processes on it wait for pages
@@ -48,7 +49,7 @@ static size_t nr_pages;
 static size_t part, nr_parts = 1;
 
 /* Processes count here how far they have come. */
-static volatile uint64_t *computed, *pages_read, *wrong;
+static volatile uint64_t *computed, *computed_at, *pages_read, *wrong;
 
 static uint64_t now_us(void)
 {
@@ -92,7 +93,8 @@ static void read_part(size_t i, size_t nr_readers)
 	for (size_t j = i * nr / nr_readers; j < (i + 1) * nr / nr_readers; j++) {
 		size_t n = (first + j * 2654435761u % nr) % nr_pages;
 
-		*wrong += *page(n) != value_of(n);
+		if (*page(n) != value_of(n))
+			__atomic_fetch_add(wrong, 1, __ATOMIC_RELAXED);
 		__atomic_fetch_add(pages_read, 1, __ATOMIC_RELAXED);
 	}
 }
@@ -103,18 +105,15 @@ static void next_part(void)
 	nr_parts = 1;
 }
 
-static void spin(int n)
+static void compute(size_t times, size_t unused)
 {
-	for (volatile int i = 0; i < n; i++)
-		;
-}
-
-static void __attribute__((noreturn)) compute(void)
-{
-	for (;;) {
-		spin(1000);
+	(void)unused;
+	while (*computed < times) {
+		for (volatile int i = 0; i < 1000; i++)
+			;
 		++*computed;
 	}
+	*computed_at = now_us();
 }
 
 static int start(void (*function)(size_t, size_t), size_t arg1, size_t arg2)
@@ -133,7 +132,7 @@ static void forget(void)
 	*computed = *pages_read = *wrong = 0;
 }
 
-static void load(int nr_readers, int parts)
+static void load(int nr_readers, int parts, size_t times)
 {
 	int readers[MAX_READERS], computer;
 	uint64_t start_us;
@@ -149,20 +148,21 @@ static void load(int nr_readers, int parts)
 	nr_parts = parts;
 	forget();
 	start_us = now_us();
-	computer = fork();
-	if (!computer)
-		compute();
+	computer = start(compute, times ? times : SIZE_MAX, 0);
 	for (int i = 0; i < nr_readers; i++)
 		readers[i] = start(read_part, i, nr_readers);
 	for (int i = 0; i < nr_readers; i++)
 		waitpid(readers[i], NULL, 0);
-	kill(computer, SIGKILL);
+	if (!times) {
+		kill(computer, SIGKILL);
+		*computed_at = now_us();
+	}
 	waitpid(computer, NULL, 0);
-	start_us = now_us() - start_us;
 	next_part();
-	printf("%s load %llu us, read %llu, wrong %llu, computed %llu\n", token,
-	       (unsigned long long)start_us, (unsigned long long)*pages_read,
-	       (unsigned long long)*wrong, (unsigned long long)*computed);
+	printf("%s load %llu us, read %llu, wrong %llu, computed %llu in %llu us\n", token,
+	       (unsigned long long)(now_us() - start_us), (unsigned long long)*pages_read,
+	       (unsigned long long)*wrong, (unsigned long long)*computed,
+	       (unsigned long long)(*computed_at - start_us));
 }
 
 static void work(int times)
@@ -173,7 +173,6 @@ static void work(int times)
 	for (int i = 0; i < times; i++) {
 		read_part(0, 1);
 		next_part();
-		spin(100000);
 	}
 	printf("%s work %llu us, wrong %llu\n", token,
 	       (unsigned long long)(now_us() - start_us), (unsigned long long)*wrong);
@@ -284,7 +283,8 @@ static void hotplug(void)
 		usleep(20000);
 	}
 	wait_for_readers(pids, 4);
-	printf("%s hotplug: errors %d, wrong %llu\n", token, errors, (unsigned long long)*wrong);
+	printf("%s hotplug: errors %d, read %llu, wrong %llu\n", token, errors,
+	       (unsigned long long)*pages_read, (unsigned long long)*wrong);
 }
 
 /* The kernel's test of suspend: all but the last step, and back after 5 s. */
@@ -293,8 +293,9 @@ static void suspend(void)
 	int pids[4], errors;
 
 	start_readers(pids, 4, read_part);
-	errors = write_word("/sys/power/pm_test", "platform") +
-		 write_word("/sys/power/state", "freeze");
+	errors = write_word("/sys/power/pm_test", "platform");
+	if (!errors)
+		errors = write_word("/sys/power/state", "freeze");
 	wait_for_readers(pids, 4);
 	printf("%s suspend: errors %d, read %llu, wrong %llu\n", token, errors,
 	       (unsigned long long)*pages_read, (unsigned long long)*wrong);
@@ -355,14 +356,14 @@ static void interrupts(void)
 static void run(char *line)
 {
 	char *command = strtok(line, " \n"), *arg = strtok(NULL, " \n");
-	char *arg2 = strtok(NULL, " \n");
+	char *arg2 = strtok(NULL, " \n"), *arg3 = strtok(NULL, " \n");
 
 	if (!command)
 		return;
 	if (!strcmp(command, "fill"))
 		fill(arg ? atoi(arg) : 16);
 	else if (!strcmp(command, "load"))
-		load(arg ? atoi(arg) : 1, arg2 ? atoi(arg2) : 1);
+		load(arg ? atoi(arg) : 1, arg2 ? atoi(arg2) : 1, arg3 ? atol(arg3) : 0);
 	else if (!strcmp(command, "work"))
 		work(arg ? atoi(arg) : 1);
 	else if (!strcmp(command, "kill"))
@@ -391,12 +392,12 @@ static void run(char *line)
 		printf("%s unknown command %s\n", token, command);
 }
 
-/* If the initramfs has the driver, it is a module. */
+/* If the initramfs has the driver, it is a module, and takes its parameter from here. */
 static void load_driver(void)
 {
 	int fd = open("/kvm_async_pf.ko", O_RDONLY);
 
-	if (fd >= 0 && syscall(SYS_finit_module, fd, "", 0))
+	if (fd >= 0 && syscall(SYS_finit_module, fd, "timeout_ms=1000000", 0))
 		printf("%s cannot load the driver: %s\n", token, strerror(errno));
 	close(fd);
 }
@@ -410,6 +411,7 @@ int main(int argc, char *argv[])
 	computed = shared;
 	pages_read = shared + 1;
 	wrong = shared + 2;
+	computed_at = shared + 3;
 	token = argc > 1 ? argv[argc - 1] : "guest";
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	mkdir("/proc", 0755);
