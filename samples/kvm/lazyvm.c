@@ -761,8 +761,7 @@ static void boot(void)
 	tree = align_up(image.text_offset + image.image_size, MIB(2));
 	initrd = tree + tree_size;
 	if (initrd > options.memory)
-		die("the kernel needs %llu MiB: use a larger --memory",
-		    initrd >> 20);
+		die("the kernel needs %llu MiB: use a larger --memory", initrd >> 20);
 	if (options.initrd)
 		initrd_size = load(options.initrd, initrd);
 	write_device_tree(vm.memory + tree, tree_size, initrd, initrd_size);
@@ -1277,8 +1276,7 @@ static void show_statistics(struct vcpu *vcpu)
 			continue;
 		if (pread(fd, &value, sizeof(value), header.data_offset + desc->offset) ==
 		    sizeof(value) && value)
-			say("vCPU %d: %s %llu", vcpu->index, desc->name,
-			    value);
+			say("vCPU %d: %s %llu", vcpu->index, desc->name, value);
 	}
 	free(desc);
 	close(fd);
@@ -1319,8 +1317,9 @@ static const char help[] =
 "  --cpus N             its vCPUs, 1 to %d (default: %d)\n"
 "  --async-pf on|off    offer asynchronous page faults (default: on)\n"
 "  --async-pf-limit N   for so many pages of each vCPU (default: KVM's)\n"
-"  --private            make the guest's memory private, but for what was loaded; such a\n"
-"                       guest can't be saved, and has no asynchronous page faults\n"
+"  --private            make all memory private except the part that holds the kernel and\n"
+"                       the initramfs; lazyvm can't save such a guest, and offers it no\n"
+"                       asynchronous page faults\n"
 "\n"
 "  --save FILE          save the guest to FILE, and end, on SIGUSR1\n"
 "  --restore FILE       restore a guest that was saved\n"
