@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The dirty pages of an IOVA space
+ *
+ * Devices dirty pages in two ways.  A driver that pins a page lets its device
+ * write to it at any time, until the driver unpins it.  So a page is dirty as
+ * long as it is pinned, and after that until somebody has read that it was.  Or
+ * a driver writes to a page itself.
+ *
+ * The store is an xarray of pieces, each with the state of VFIO_DIRTY_PIECE
+ * pages: a bitmap of those that are dirty, and one of those that are pinned.
+ * These are its rules:
+ *
+ *  - A page that is pinned is dirty.  Clearing leaves it dirty, so that nobody
+ *    has to go through the pinned pages after that.
+ *
+ *  - A piece that has no dirty page is freed, except by vfio_dirty_unpin(),
+ *    which leaves its page dirty.
+ *
+ * Memory is used by what is dirty or pinned, not by what is mapped, and is
+ * charged to the current task's cgroup.  Only vfio_dirty_pin() and
+ * vfio_dirty_mark() allocate, and can fail.
+ */
+#include <linux/bitmap.h>
+#include <linux/export.h>
+#include <linux/find.h>
+#include <linux/kernel.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+
+#include "vfio_dirty.h"
+
+struct vfio_dirty_piece {
+	DECLARE_BITMAP(dirty, VFIO_DIRTY_PIECE);
+	DECLARE_BITMAP(pinned, VFIO_DIRTY_PIECE);
+};
+
+/**
+ * vfio_dirty_init() - set up an empty store
+ * @dirty: the store
+ */
+void vfio_dirty_init(struct vfio_dirty *dirty)
+{
+	xa_init_flags(&dirty->pieces, XA_FLAGS_ACCOUNT);
+}
+EXPORT_SYMBOL_GPL(vfio_dirty_init);
+
+/**
+ * vfio_dirty_destroy() - free all memory of a store
+ * @dirty: the store.  It is empty after that, and can be used again.
+ */
+void vfio_dirty_destroy(struct vfio_dirty *dirty)
+{
+	struct vfio_dirty_piece *piece;
+	unsigned long index;
+
+	xa_for_each(&dirty->pieces, index, piece)
+		kfree(piece);
+	xa_destroy(&dirty->pieces);
+}
+EXPORT_SYMBOL_GPL(vfio_dirty_destroy);
+
+/* Return the piece of a page.  It is new, and empty, if there was none. */
+static struct vfio_dirty_piece *get_piece(struct vfio_dirty *dirty,
+					  unsigned long page)
+{
+	unsigned long index = page / VFIO_DIRTY_PIECE;
+	struct vfio_dirty_piece *piece = xa_load(&dirty->pieces, index);
+
+	if (piece)
+		return piece;
+
+	piece = kzalloc(sizeof(*piece), GFP_KERNEL_ACCOUNT);
+	if (!piece)
+		return NULL;
+
+	if (xa_err(xa_store(&dirty->pieces, index, piece, GFP_KERNEL))) {
+		kfree(piece);
+		return NULL;
+	}
+	return piece;
+}
+
+static void put_piece(struct vfio_dirty *dirty, struct vfio_dirty_piece *piece,
+		      unsigned long index)
+{
+	if (bitmap_empty(piece->dirty, VFIO_DIRTY_PIECE)) {
+		xa_erase(&dirty->pieces, index);
+		kfree(piece);
+	}
+}
+
+/* The part of a range of pages that lies in the piece with this index */
+static unsigned int first_bit(unsigned long index, unsigned long first)
+{
+	return first / VFIO_DIRTY_PIECE == index ? first % VFIO_DIRTY_PIECE : 0;
+}
+
+static unsigned int last_bit(unsigned long index, unsigned long last)
+{
+	return (last / VFIO_DIRTY_PIECE == index ? last : -1UL) % VFIO_DIRTY_PIECE;
+}
+
+/**
+ * vfio_dirty_pin() - make a page dirty until it is unpinned and cleared
+ * @dirty: the store
+ * @page: the page
+ *
+ * Return: 0, or -ENOMEM if nothing has changed
+ */
+int vfio_dirty_pin(struct vfio_dirty *dirty, unsigned long page)
+{
+	struct vfio_dirty_piece *piece = get_piece(dirty, page);
+
+	if (!piece)
+		return -ENOMEM;
+
+	__set_bit(page % VFIO_DIRTY_PIECE, piece->dirty);
+	__set_bit(page % VFIO_DIRTY_PIECE, piece->pinned);
+	return 0;
+}
+EXPORT_SYMBOL_GPL(vfio_dirty_pin);
+
+/**
+ * vfio_dirty_unpin() - let the next vfio_dirty_clear() make a page clean
+ * @dirty: the store
+ * @page: the page.  If it isn't pinned, nothing happens.
+ */
+void vfio_dirty_unpin(struct vfio_dirty *dirty, unsigned long page)
+{
+	struct vfio_dirty_piece *piece;
+
+	piece = xa_load(&dirty->pieces, page / VFIO_DIRTY_PIECE);
+	if (piece)
+		__clear_bit(page % VFIO_DIRTY_PIECE, piece->pinned);
+}
+EXPORT_SYMBOL_GPL(vfio_dirty_unpin);
+
+/**
+ * vfio_dirty_mark() - make pages dirty
+ * @dirty: the store
+ * @first: the first page
+ * @last: the last page
+ *
+ * Return: 0, or -ENOMEM if a part of the range, or none of it, is dirty
+ */
+int vfio_dirty_mark(struct vfio_dirty *dirty, unsigned long first,
+		    unsigned long last)
+{
+	unsigned long index = first / VFIO_DIRTY_PIECE;
+
+	for (;;) {
+		unsigned int from = first_bit(index, first);
+		unsigned int to = last_bit(index, last);
+		struct vfio_dirty_piece *piece;
+
+		piece = get_piece(dirty, index * VFIO_DIRTY_PIECE);
+		if (!piece)
+			return -ENOMEM;
+
+		bitmap_set(piece->dirty, from, to - from + 1);
+		if (index++ == last / VFIO_DIRTY_PIECE)
+			return 0;
+	}
+}
+EXPORT_SYMBOL_GPL(vfio_dirty_mark);
+
+/**
+ * vfio_dirty_clear() - make pages clean that aren't pinned
+ * @dirty: the store
+ * @first: the first page.  Returns where to go on, if the call returns false.
+ * @last: the last page
+ * @budget: number of pieces that the call may look at.  Returns how many of them
+ *	    are left.
+ *
+ * Return: whether all pages have been dealt with
+ */
+bool vfio_dirty_clear(struct vfio_dirty *dirty, unsigned long *first,
+		      unsigned long last, unsigned int *budget)
+{
+	unsigned long index;
+	struct vfio_dirty_piece *piece;
+
+	xa_for_each_range(&dirty->pieces, index, piece,
+			  *first / VFIO_DIRTY_PIECE, last / VFIO_DIRTY_PIECE) {
+		unsigned int to = last_bit(index, last);
+		unsigned int bit, i;
+		unsigned long mask;
+
+		if (!*budget) {
+			*first = max(*first, index * VFIO_DIRTY_PIECE);
+			return false;
+		}
+		--*budget;
+
+		for (bit = first_bit(index, *first); bit <= to;
+		     bit = (i + 1) * BITS_PER_LONG) {
+			i = bit / BITS_PER_LONG;
+			mask = BITMAP_FIRST_WORD_MASK(bit);
+			if (i == to / BITS_PER_LONG)
+				mask &= BITMAP_LAST_WORD_MASK(to + 1);
+			piece->dirty[i] &= ~mask | piece->pinned[i];
+		}
+		put_piece(dirty, piece, index);
+	}
+	return true;
+}
+EXPORT_SYMBOL_GPL(vfio_dirty_clear);
+
+/**
+ * vfio_dirty_forget() - drop the state of pages that are no longer mapped
+ * @dirty: the store
+ * @first: the first page
+ * @last: the last page
+ *
+ * The pages are neither dirty nor pinned after that.
+ */
+void vfio_dirty_forget(struct vfio_dirty *dirty, unsigned long first,
+		       unsigned long last)
+{
+	unsigned long index;
+	struct vfio_dirty_piece *piece;
+
+	xa_for_each_range(&dirty->pieces, index, piece,
+			  first / VFIO_DIRTY_PIECE, last / VFIO_DIRTY_PIECE) {
+		unsigned int from = first_bit(index, first);
+		unsigned int to = last_bit(index, last);
+
+		bitmap_clear(piece->pinned, from, to - from + 1);
+		bitmap_clear(piece->dirty, from, to - from + 1);
+		put_piece(dirty, piece, index);
+	}
+}
+EXPORT_SYMBOL_GPL(vfio_dirty_forget);
+
+/**
+ * vfio_dirty_next() - find dirty pages
+ * @dirty: the store
+ * @first: the first page to look at.  Returns the first dirty one.
+ * @last: the last page to look at.  Returns the last one of those that are dirty
+ *	  without a gap from @first on, in at most VFIO_DIRTY_RUN pieces.
+ *
+ * Return: whether there is a dirty page.  If not, @first and @last don't change.
+ */
+bool vfio_dirty_next(struct vfio_dirty *dirty, unsigned long *first,
+		     unsigned long *last)
+{
+	unsigned long index = *first / VFIO_DIRTY_PIECE;
+	unsigned long end = *last / VFIO_DIRTY_PIECE;
+	struct vfio_dirty_piece *piece;
+	unsigned int bit, to;
+
+	XA_STATE(xas, &dirty->pieces, index);
+
+	rcu_read_lock();
+	xas_for_each(&xas, piece, end) {
+		to = last_bit(xas.xa_index, *last);
+		bit = find_next_bit(piece->dirty, to + 1,
+				    first_bit(xas.xa_index, *first));
+		if (bit <= to)
+			break;
+	}
+	if (!piece) {
+		rcu_read_unlock();
+		return false;
+	}
+
+	index = xas.xa_index;
+	*first = index * VFIO_DIRTY_PIECE + bit;
+	if (end - index >= VFIO_DIRTY_RUN) {
+		*last = (index + VFIO_DIRTY_RUN) * VFIO_DIRTY_PIECE - 1;
+		end = *last / VFIO_DIRTY_PIECE;
+	}
+	do {
+		to = last_bit(index, *last);
+		bit = find_next_zero_bit(piece->dirty, to + 1, bit);
+		if (bit <= to) {
+			*last = index * VFIO_DIRTY_PIECE + bit - 1;
+			break;
+		}
+		if (index == end)
+			break;
+		bit = 0;
+		index++;
+		piece = xas_next(&xas);
+		if (!piece)
+			*last = index * VFIO_DIRTY_PIECE - 1;
+	} while (piece);
+	rcu_read_unlock();
+
+	return true;
+}
+EXPORT_SYMBOL_GPL(vfio_dirty_next);
+
+/* Return the bits of @map from @bit on, as far as they fit into a long. */
+static unsigned long bits_from(const unsigned long *map, unsigned int bit)
+{
+	unsigned int i = bit / BITS_PER_LONG, shift = bit % BITS_PER_LONG;
+	unsigned long bits = map[i] >> shift;
+
+	if (shift && i + 1 < VFIO_DIRTY_PIECE / BITS_PER_LONG)
+		bits |= map[i + 1] << (BITS_PER_LONG - shift);
+	return bits;
+}
+
+/**
+ * vfio_dirty_copy() - add dirty pages to a bitmap
+ * @dirty: the store
+ * @first: the first page
+ * @nr: number of pages, not 0.  @first + @nr - 1 doesn't overflow.
+ * @bitmap: a bitmap
+ * @offset: the bit of page @first.  Only the @nr bits from there on are changed.
+ */
+void vfio_dirty_copy(struct vfio_dirty *dirty, unsigned long first,
+		     unsigned long nr, unsigned long *bitmap,
+		     unsigned long offset)
+{
+	unsigned long last = first + nr - 1;
+	unsigned long index, at, n;
+	struct vfio_dirty_piece *piece;
+
+	xa_for_each_range(&dirty->pieces, index, piece,
+			  first / VFIO_DIRTY_PIECE, last / VFIO_DIRTY_PIECE) {
+		unsigned int bit = first_bit(index, first);
+		unsigned int to = last_bit(index, last);
+
+		at = index * VFIO_DIRTY_PIECE + bit - first + offset;
+		for (; bit <= to; bit += n, at += n) {
+			unsigned long bits = bits_from(piece->dirty, bit);
+
+			n = min_t(unsigned long, to - bit + 1,
+				  BITS_PER_LONG - at % BITS_PER_LONG);
+			bits &= BITMAP_LAST_WORD_MASK(n);
+			bitmap[at / BITS_PER_LONG] |= bits << at % BITS_PER_LONG;
+		}
+	}
+}
+EXPORT_SYMBOL_GPL(vfio_dirty_copy);
+
+MODULE_DESCRIPTION("Dirty pages of VFIO's IOMMU drivers");
+MODULE_LICENSE("GPL");
