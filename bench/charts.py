@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The data of the charts.  gnuplot draws them with the scripts beside this file."""
-from figures import LATENCIES, SIZES, human, stock_value
+from figures import LATENCIES, NUMBERS, SIZES, human, stock_value
 
 # Machine, figure and label of each bar, in the order of the chart.
 BARS = [
@@ -44,4 +44,14 @@ def restores(stock, ours):
         yield '\t'.join(map(str, [ms, *values])) + '\n'
 
 
-CHARTS = {'memory-attributes': bars, 'dirty-log': stalls, 'lazy-restore': restores}
+def queries(stock, ours):
+    """vfio-dirty.dat: number of dirty pages, and instructions of a query of 10,000 mappings:
+    of stock, with a bitmap for each, the same with the fixes, with one bitmap, and as runs."""
+    for d in NUMBERS:
+        values = [figures['x86-vfio-icount', f'{what}_10000_{d}'] for figures, what in (
+            (stock, 'dirty_loop'), (stock, 'fixed_loop'), (stock, 'dirty_bitmap'), (ours, 'dirty_query'))]
+        yield '\t'.join(map(str, [d, *values])) + '\n'
+
+
+CHARTS = {'memory-attributes': bars, 'dirty-log': stalls, 'lazy-restore': restores,
+          'vfio-dirty': queries}

@@ -18,6 +18,7 @@ GUESSES = {'to_private_1t': 16, 'to_private_16t': 256}      # times 64 GiB
 
 SAME_COST = ('ratio', 0.98)
 CACHES = (96, 1536, 5121)
+NUMBERS = (1, 100, 10000)   # mappings of a container, and dirty pages
 LIKE_NO_CACHE = ('like', (1.3, 'drop_miss_0', 'no cache'))
 
 
@@ -119,6 +120,16 @@ def clears():
         Figure('stop', 'stop logging 64 MiB', 'instructions')]
 
 
+def dirty_queries():
+    return [figure for m in NUMBERS for figure in (
+        *(Figure(f'dirty_query_{m}_{d}', f'{d} dirty pages, {m} mappings (stock: the best way)',
+                 'instructions', ('ratio', 10) if d <= 100 else None) for d in NUMBERS),
+        Figure(f'dirty_loop_{m}_100', '  100, a bitmap for each mapping', 'instructions'),
+        Figure(f'dirty_bitmap_{m}_100', '  100, one bitmap', 'instructions'),
+        Figure(f'dirty_start_{m}', f'begin to track, {m} mappings', 'instructions'))] + [
+        Figure('dirty_pin', 'pin and unpin a page while tracking', 'instructions', ('ratio', 0.95))]
+
+
 def rounds():
     return [figure for writer, pages in (('seq', 'all pages in order'), ('random', 'any 1/16 of them'))
             for how, what in (('fault', 'faults'), ('hw', 'hardware')) for figure in (
@@ -144,6 +155,7 @@ FULL = [
             round_trips(('msr', 'with an MSR permission map', 1.11))),
     Section('x86-vmx', 'nested VMX, TSC ticks (about one an instruction)',
             round_trips(('msr', 'with an MSR bitmap', 1), ('apic', "with L1's APIC pages", 1), ('all', 'with both', 1.11))),
+    Section('x86-vfio-icount', 'dirty pages of VFIO devices, 39 bits of IOVA, instructions', dirty_queries()),
     Section('x86-svm-smp', 'x86, stalls with two CPUs', stalls()),
     Section('arm64-icount', 'arm64, instructions',
             conversions('instructions') + faults(None) + async_faults() + drops() + clears() + rounds() +

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# Functions that modules/load and modules/unload share. They take one set of KVM
-# modules out of the running kernel and put another one in. They work in any POSIX
-# shell, and in busybox, whose modprobe cannot print its configuration.
+# Functions that modules/load and modules/unload share. They take one set of KVM's
+# modules, or of VFIO's, out of the running kernel and put another one in. They work in
+# any POSIX shell, and in busybox, whose modprobe cannot print its configuration.
 #
 # Modules are named as in /sys/module (kvm_amd), their files as in file_of (kvm-amd).
 # A SET is a directory with the modules, or "distribution".
 
 kernel=$(uname -r)
-vendors=	# the modules on top of kvm, see check_host
+modules=	# what is swapped, in the order to load it, see check_host
+main=		# the module that is always loaded, if any is
+users=		# the modules that are in use when VMs run
+added=		# the module that only the series has
+name=		# what the user calls it
+device=		# patterns of sed: the device that a process opens to use it, and
+opened=		# what else it has open then
 files=		# "MODULE FILE OPTIONS" of the set to bring up, one per line, see plan
 why=		# the reason of the last failure
 before=		# "MODULE PARAMETER=VALUE" of the old modules, one per line
@@ -28,7 +34,19 @@ die() {
 }
 
 file_of() {
-	echo "$1" | tr _ -
+	case $1 in
+	kvm*) echo "$1" | tr _ - ;;
+	*) echo "$1" ;;
+	esac
+}
+
+# backwards WORD...: print the words in reverse
+backwards() {
+	reversed=
+	for word; do
+		reversed="$word $reversed"
+	done
+	echo "$reversed"
 }
 
 loaded() {
@@ -37,21 +55,38 @@ loaded() {
 
 # ---- Reasons not to begin -------------------------------------------------------
 
-# check_host: die if this host's KVM cannot be swapped
+# check_host kvm|vfio: die if this host's KVM, or VFIO's driver of type 1, cannot be swapped
 check_host() {
 	[ "$(id -u)" = 0 ] || die "only root can swap modules"
-	if grep -qs '/kvm\.ko' "/lib/modules/$kernel/modules.builtin" ||
-	   { [ -e /sys/module/kvm/parameters ] && ! loaded kvm; }; then
-		die "KVM is built into this kernel ($kernel): only another kernel can replace it"
+	case $1 in
+	kvm) main=kvm name=KVM ;;
+	vfio) main=vfio_iommu_type1 name=VFIO ;;
+	esac
+	if grep -qs "/$main\.ko" "/lib/modules/$kernel/modules.builtin" ||
+	   { [ -e /sys/module/$main/parameters ] && ! loaded $main; }; then
+		die "$name is built into this kernel ($kernel): only another kernel can replace it"
 	fi
+	if [ "$1" = kvm ]; then
+		find_vendors
+		opened='anon_inode:kvm-' device='\/dev\/kvm\( (deleted)\)\{0,1\}$'
+		modules="kvm $users"
+	else
+		opened='anon_inode:\[vfio' device='\/dev\/vfio\/'
+		users=$main added=vfio_dirty
+		modules="$added $main"
+	fi
+}
+
+# find_vendors: set users to the modules on top of kvm
+find_vendors() {
 	for m in kvm_amd kvm_intel; do
-		! loaded $m || vendors="$vendors $m"
+		! loaded $m || users="$users $m"
 	done
-	if [ -z "$vendors" ]; then
+	if [ -z "$users" ]; then
 		if grep -qw '^flags.* svm' /proc/cpuinfo; then
-			vendors=kvm_amd
+			users=kvm_amd
 		elif grep -qw '^flags.* vmx' /proc/cpuinfo; then
-			vendors=kvm_intel
+			users=kvm_intel
 		else
 			die "KVM cannot run here: this CPU has neither SVM nor VMX, or the firmware disabled them"
 		fi
@@ -72,13 +107,13 @@ check_module() {
 	fi
 }
 
-# kvm_processes: print "PID (NAME)" of each process that has /dev/kvm or a VM open
-kvm_processes() {
+# processes: print "PID (NAME)" of each process that has /dev/kvm or a VM open, or a
+# container or a group of VFIO
+processes() {
 	# shellcheck disable=SC2012
 	open=$(ls -l /proc/[0-9]*/fd 2>/dev/null |
 		sed -n -e '/^\/proc\/[0-9]*\/fd:$/{s/[^0-9]//g;h;}' \
-		       -e '/ -> \/dev\/kvm\( (deleted)\)\{0,1\}$/{x;p;x;}' \
-		       -e '/ -> anon_inode:kvm-/{x;p;x;}' | sort -un)
+		       -e "/ -> $device/{x;p;x;}" -e "/ -> $opened/{x;p;x;}" | sort -un)
 	for pid in $open; do
 		# Skip this script and its children: they only inherited the open files.
 		if [ "$pid" != $$ ] && ! grep -qs "^PPid:.$$\$" "/proc/$pid/status" && [ -e "/proc/$pid" ]; then
@@ -89,22 +124,22 @@ kvm_processes() {
 
 # check_idle: die if anything uses KVM
 check_idle() {
-	for m in $vendors kvm; do
+	for m in $modules; do
 		loaded "$m" || continue
 		for holder in "/sys/module/$m/holders"/*; do
 			[ -e "$holder" ] || continue
-			case " $vendors " in
+			case " $modules " in
 			*" ${holder##*/} "*) ;;
 			*) die "the module ${holder##*/} uses $m: unload it first; nothing was changed" ;;
 			esac
 		done
 	done
-	for m in $vendors; do
+	for m in $users; do
 		loaded "$m" || continue
 		references=$(cat "/sys/module/$m/refcnt")
 		if [ "$references" != 0 ]; then
-			who=$(kvm_processes)
-			die "KVM is in use by ${who:-"$references references to $m that no process holds"}:" \
+			who=$(processes)
+			die "$name is in use by ${who:-"$references references to $m that no process holds"}:" \
 			    "end that use first; nothing was changed"
 		fi
 	done
@@ -124,7 +159,7 @@ configured() {
 
 # values: print all parameters that can be read
 values() {
-	for m in kvm $vendors; do
+	for m in $modules; do
 		for p in "/sys/module/$m/parameters"/*; do
 			[ ! -r "$p" ] || ! read -r value <"$p" || echo "$m ${p##*/}=$value"
 		done
@@ -179,12 +214,13 @@ find_module() {
 # their options
 plan() {
 	files=
-	for m in kvm $vendors; do
+	for m in $modules; do
+		[ "$1$m" != "distribution$added" ] || continue
 		file=$(find_module "$m" "$1")
 		why="the $1's $(file_of "$m").ko is not in ${MODDIR:-/lib/modules/$kernel} (set MODDIR= to its directory)"
 		[ -n "$file" ] || return 1
 		for needed in $(modinfo -F depends "$file" | tr ,- ' _'); do
-			case " kvm $vendors " in *" $needed "*) continue ;; esac
+			case " $modules " in *" $needed "*) continue ;; esac
 			[ ! -e "/sys/module/$needed" ] || continue
 			other=$(find "/lib/modules/$kernel" -name "$(file_of "$needed").ko*" | sed -n 1p)
 			why="$file needs $needed, which is neither loaded nor in /lib/modules/$kernel"
@@ -197,16 +233,17 @@ plan() {
 	done
 }
 
-# take_out: unload KVM's modules that are loaded
+# take_out: unload the modules that are loaded
 take_out() {
-	for m in $vendors kvm; do
+	# shellcheck disable=SC2086
+	for m in $(backwards $modules); do
 		! loaded "$m" || why=$(rmmod "$m" 2>&1) || return 1
 	done
 }
 
 all_loaded() {
-	for m in kvm $vendors; do
-		loaded "$m" || return 1
+	for m in $modules; do
+		loaded "$m" || [ "$m" = "$added" ] || return 1
 	done
 }
 
@@ -244,7 +281,7 @@ bring_up() {
 swap() {
 	plan "$1" || die "$why; nothing was changed"
 	was=none
-	! loaded kvm || was=loaded
+	! loaded $main || was=loaded
 	before=$(values)
 	began=$(uptime_cs)
 	if ! take_out; then
@@ -258,11 +295,11 @@ swap() {
 	fi
 	failure=$why
 	take_out || true
-	[ $was = loaded ] || die "$failure; no KVM is loaded, as before"
+	[ $was = loaded ] || die "$failure; no $name is loaded, as before"
 	if plan distribution && bring_up; then
-		die "$failure; the distribution's KVM is in its place"
+		die "$failure; the distribution's $name is in its place"
 	fi
-	die "$failure; the distribution's KVM does not load either: $why"
+	die "$failure; the distribution's $name does not load either: $why"
 }
 
 # uptime_cs: print the time since boot in hundredths of a second
@@ -273,7 +310,8 @@ uptime_cs() {
 
 # report: print the loaded modules and the time of the swap
 report() {
-	for m in kvm $vendors; do
+	for m in $modules; do
+		loaded "$m" || continue
 		version=$(cat "/sys/module/$m/version" 2>/dev/null || echo "the distribution's")
 		srcversion=$(cat "/sys/module/$m/srcversion" 2>/dev/null || true)
 		say "$(file_of "$m"): $version${srcversion:+, srcversion $srcversion}"

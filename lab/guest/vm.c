@@ -5,11 +5,13 @@
  * usage: vm		only creates them
  *        vm hold	keeps both until it is killed
  *        vm signal	runs the vCPU until a signal, and checks its statistics
+ *        vm vfio	opens a container of VFIO instead, with group 0, until it is killed
  */
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <linux/vfio.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -76,11 +78,27 @@ static void ignore(int sig)
 	(void)sig;
 }
 
+static void hold_container(void)
+{
+	int container = open("/dev/vfio/vfio", O_RDWR), group = open("/dev/vfio/0", O_RDWR);
+
+	if (container < 0 || group < 0)
+		err(1, "/dev/vfio/{vfio,0}");
+	if (ioctl(group, VFIO_GROUP_SET_CONTAINER, &container) ||
+	    ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
+		err(1, "VFIO_SET_IOMMU");
+	puts("has a container");
+	fflush(stdout);
+	pause();
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
 	int kvm, vm, vcpu;
 
+	if (!strcmp(what, "vfio"))
+		hold_container();
 	kvm = open("/dev/kvm", O_RDWR);
 	if (kvm < 0)
 		err(1, "/dev/kvm");
