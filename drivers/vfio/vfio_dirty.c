@@ -14,8 +14,7 @@
  *  - A page that is pinned is dirty.  Clearing leaves it dirty, so that nobody
  *    has to go through the pinned pages after that.
  *
- *  - A piece that has no dirty page is freed, except by vfio_dirty_unpin(),
- *    which leaves its page dirty.
+ *  - A piece that has no dirty page is freed.
  *
  * Memory is used by what is dirty or pinned, not by what is mapped, and is
  * charged to the current task's cgroup.  Only vfio_dirty_pin() and
@@ -30,9 +29,16 @@
 
 #include "vfio_dirty.h"
 
+#define WORDS	(VFIO_DIRTY_PIECE / BITS_PER_LONG)
+
+/*
+ * A bit of @busy is set if the word of @dirty with that number isn't 0.  Mostly, few
+ * are, and the others need no look.
+ */
 struct vfio_dirty_piece {
-	DECLARE_BITMAP(dirty, VFIO_DIRTY_PIECE);
-	DECLARE_BITMAP(pinned, VFIO_DIRTY_PIECE);
+	DECLARE_BITMAP(busy, WORDS);
+	unsigned long dirty[WORDS];
+	unsigned long pinned[WORDS];
 };
 
 /**
@@ -42,6 +48,7 @@ struct vfio_dirty_piece {
 void vfio_dirty_init(struct vfio_dirty *dirty)
 {
 	xa_init_flags(&dirty->pieces, XA_FLAGS_ACCOUNT);
+	dirty->last = NULL;
 }
 EXPORT_SYMBOL_GPL(vfio_dirty_init);
 
@@ -57,15 +64,31 @@ void vfio_dirty_destroy(struct vfio_dirty *dirty)
 	xa_for_each(&dirty->pieces, index, piece)
 		kfree(piece);
 	xa_destroy(&dirty->pieces);
+	dirty->last = NULL;
 }
 EXPORT_SYMBOL_GPL(vfio_dirty_destroy);
 
-/* Return the piece of a page.  It is new, and empty, if there was none. */
-static struct vfio_dirty_piece *get_piece(struct vfio_dirty *dirty,
-					  unsigned long page)
+static struct vfio_dirty_piece *find_piece(struct vfio_dirty *dirty,
+					   unsigned long index)
 {
-	unsigned long index = page / VFIO_DIRTY_PIECE;
-	struct vfio_dirty_piece *piece = xa_load(&dirty->pieces, index);
+	struct vfio_dirty_piece *piece;
+
+	if (dirty->last && dirty->last_index == index)
+		return dirty->last;
+
+	piece = xa_load(&dirty->pieces, index);
+	if (piece) {
+		dirty->last = piece;
+		dirty->last_index = index;
+	}
+	return piece;
+}
+
+/* Return the piece with this index.  It is new, and empty, if there was none. */
+static struct vfio_dirty_piece *get_piece(struct vfio_dirty *dirty,
+					  unsigned long index)
+{
+	struct vfio_dirty_piece *piece = find_piece(dirty, index);
 
 	if (piece)
 		return piece;
@@ -84,7 +107,9 @@ static struct vfio_dirty_piece *get_piece(struct vfio_dirty *dirty,
 static void put_piece(struct vfio_dirty *dirty, struct vfio_dirty_piece *piece,
 		      unsigned long index)
 {
-	if (bitmap_empty(piece->dirty, VFIO_DIRTY_PIECE)) {
+	if (bitmap_empty(piece->busy, WORDS)) {
+		if (dirty->last == piece)
+			dirty->last = NULL;
 		xa_erase(&dirty->pieces, index);
 		kfree(piece);
 	}
@@ -98,7 +123,8 @@ static unsigned int first_bit(unsigned long index, unsigned long first)
 
 static unsigned int last_bit(unsigned long index, unsigned long last)
 {
-	return (last / VFIO_DIRTY_PIECE == index ? last : -1UL) % VFIO_DIRTY_PIECE;
+	return last / VFIO_DIRTY_PIECE == index ? last % VFIO_DIRTY_PIECE :
+						  VFIO_DIRTY_PIECE - 1;
 }
 
 /**
@@ -110,13 +136,16 @@ static unsigned int last_bit(unsigned long index, unsigned long last)
  */
 int vfio_dirty_pin(struct vfio_dirty *dirty, unsigned long page)
 {
-	struct vfio_dirty_piece *piece = get_piece(dirty, page);
+	unsigned int bit = page % VFIO_DIRTY_PIECE;
+	struct vfio_dirty_piece *piece;
 
+	piece = get_piece(dirty, page / VFIO_DIRTY_PIECE);
 	if (!piece)
 		return -ENOMEM;
 
-	__set_bit(page % VFIO_DIRTY_PIECE, piece->dirty);
-	__set_bit(page % VFIO_DIRTY_PIECE, piece->pinned);
+	__set_bit(bit, piece->dirty);
+	__set_bit(bit, piece->pinned);
+	__set_bit(bit / BITS_PER_LONG, piece->busy);
 	return 0;
 }
 EXPORT_SYMBOL_GPL(vfio_dirty_pin);
@@ -130,7 +159,7 @@ void vfio_dirty_unpin(struct vfio_dirty *dirty, unsigned long page)
 {
 	struct vfio_dirty_piece *piece;
 
-	piece = xa_load(&dirty->pieces, page / VFIO_DIRTY_PIECE);
+	piece = find_piece(dirty, page / VFIO_DIRTY_PIECE);
 	if (piece)
 		__clear_bit(page % VFIO_DIRTY_PIECE, piece->pinned);
 }
@@ -154,16 +183,40 @@ int vfio_dirty_mark(struct vfio_dirty *dirty, unsigned long first,
 		unsigned int to = last_bit(index, last);
 		struct vfio_dirty_piece *piece;
 
-		piece = get_piece(dirty, index * VFIO_DIRTY_PIECE);
+		piece = get_piece(dirty, index);
 		if (!piece)
 			return -ENOMEM;
 
 		bitmap_set(piece->dirty, from, to - from + 1);
+		bitmap_set(piece->busy, from / BITS_PER_LONG,
+			   to / BITS_PER_LONG - from / BITS_PER_LONG + 1);
 		if (index++ == last / VFIO_DIRTY_PIECE)
 			return 0;
 	}
 }
 EXPORT_SYMBOL_GPL(vfio_dirty_mark);
+
+/*
+ * Clear the dirty bits of a range but those that are in @keep, which is a bitmap of
+ * the piece, or NULL.
+ */
+static void clear_bits_of(struct vfio_dirty_piece *piece, unsigned int from,
+			  unsigned int to, const unsigned long *keep)
+{
+	unsigned int i, end = to / BITS_PER_LONG + 1;
+	unsigned long mask;
+
+	for (i = find_next_bit(piece->busy, end, from / BITS_PER_LONG); i < end;
+	     i = find_next_bit(piece->busy, end, i + 1)) {
+		mask = i == from / BITS_PER_LONG ? BITMAP_FIRST_WORD_MASK(from) : ~0UL;
+		if (i == to / BITS_PER_LONG)
+			mask &= BITMAP_LAST_WORD_MASK(to + 1);
+
+		piece->dirty[i] &= ~mask | (keep ? keep[i] : 0);
+		if (!piece->dirty[i])
+			__clear_bit(i, piece->busy);
+	}
+}
 
 /**
  * vfio_dirty_clear() - make pages clean that aren't pinned
@@ -183,24 +236,14 @@ bool vfio_dirty_clear(struct vfio_dirty *dirty, unsigned long *first,
 
 	xa_for_each_range(&dirty->pieces, index, piece,
 			  *first / VFIO_DIRTY_PIECE, last / VFIO_DIRTY_PIECE) {
-		unsigned int to = last_bit(index, last);
-		unsigned int bit, i;
-		unsigned long mask;
-
 		if (!*budget) {
 			*first = max(*first, index * VFIO_DIRTY_PIECE);
 			return false;
 		}
 		--*budget;
 
-		for (bit = first_bit(index, *first); bit <= to;
-		     bit = (i + 1) * BITS_PER_LONG) {
-			i = bit / BITS_PER_LONG;
-			mask = BITMAP_FIRST_WORD_MASK(bit);
-			if (i == to / BITS_PER_LONG)
-				mask &= BITMAP_LAST_WORD_MASK(to + 1);
-			piece->dirty[i] &= ~mask | piece->pinned[i];
-		}
+		clear_bits_of(piece, first_bit(index, *first),
+			      last_bit(index, last), piece->pinned);
 		put_piece(dirty, piece, index);
 	}
 	return true;
@@ -227,11 +270,27 @@ void vfio_dirty_forget(struct vfio_dirty *dirty, unsigned long first,
 		unsigned int to = last_bit(index, last);
 
 		bitmap_clear(piece->pinned, from, to - from + 1);
-		bitmap_clear(piece->dirty, from, to - from + 1);
+		clear_bits_of(piece, from, to, NULL);
 		put_piece(dirty, piece, index);
 	}
 }
 EXPORT_SYMBOL_GPL(vfio_dirty_forget);
+
+/* Find the first dirty page from @bit on.  Returns more than @to if there is none. */
+static unsigned int next_dirty(struct vfio_dirty_piece *piece, unsigned int bit,
+			       unsigned int to)
+{
+	unsigned int i = bit / BITS_PER_LONG, end = to / BITS_PER_LONG + 1;
+	unsigned long word = piece->dirty[i] & BITMAP_FIRST_WORD_MASK(bit);
+
+	if (!word) {
+		i = find_next_bit(piece->busy, end, i + 1);
+		if (i >= end)
+			return to + 1;
+		word = piece->dirty[i];
+	}
+	return i * BITS_PER_LONG + __ffs(word);
+}
 
 /**
  * vfio_dirty_next() - find dirty pages
@@ -255,8 +314,7 @@ bool vfio_dirty_next(struct vfio_dirty *dirty, unsigned long *first,
 	rcu_read_lock();
 	xas_for_each(&xas, piece, end) {
 		to = last_bit(xas.xa_index, *last);
-		bit = find_next_bit(piece->dirty, to + 1,
-				    first_bit(xas.xa_index, *first));
+		bit = next_dirty(piece, first_bit(xas.xa_index, *first), to);
 		if (bit <= to)
 			break;
 	}
@@ -298,7 +356,7 @@ static unsigned long bits_from(const unsigned long *map, unsigned int bit)
 	unsigned int i = bit / BITS_PER_LONG, shift = bit % BITS_PER_LONG;
 	unsigned long bits = map[i] >> shift;
 
-	if (shift && i + 1 < VFIO_DIRTY_PIECE / BITS_PER_LONG)
+	if (shift && i + 1 < WORDS)
 		bits |= map[i + 1] << (BITS_PER_LONG - shift);
 	return bits;
 }
@@ -324,14 +382,17 @@ void vfio_dirty_copy(struct vfio_dirty *dirty, unsigned long first,
 		unsigned int bit = first_bit(index, first);
 		unsigned int to = last_bit(index, last);
 
-		at = index * VFIO_DIRTY_PIECE + bit - first + offset;
-		for (; bit <= to; bit += n, at += n) {
+		for (bit = next_dirty(piece, bit, to); bit <= to;
+		     bit = next_dirty(piece, bit + n, to)) {
 			unsigned long bits = bits_from(piece->dirty, bit);
 
+			at = index * VFIO_DIRTY_PIECE + bit - first + offset;
 			n = min_t(unsigned long, to - bit + 1,
 				  BITS_PER_LONG - at % BITS_PER_LONG);
 			bits &= BITMAP_LAST_WORD_MASK(n);
 			bitmap[at / BITS_PER_LONG] |= bits << at % BITS_PER_LONG;
+			if (bit + n > to)
+				break;
 		}
 	}
 }

@@ -16,14 +16,20 @@
  */
 struct vfio_dirty {
 	struct xarray pieces;
+/* private: the piece that was used last, and its index */
+	struct vfio_dirty_piece *last;
+	unsigned long last_index;
 };
 
-/* Pages of a piece.  Its two bitmaps fill 4 KiB.  Tests use smaller pieces, too. */
+/*
+ * Pages of a piece, a multiple of BITS_PER_LONG: as many as a piece of 4 KiB has
+ * room for, just below 64 MiB if pages have 4 KiB.  Tests use smaller pieces, too.
+ */
 #ifndef VFIO_DIRTY_PIECE
-#define VFIO_DIRTY_PIECE	BIT(14)
+#define VFIO_DIRTY_PIECE	(BITS_PER_LONG == 64 ? 254 * 64UL : 252 * 64UL)
 #endif
 
-/* Pieces that vfio_dirty_next() looks at for one run: 64 GiB, if pages have 4 KiB */
+/* Pieces that vfio_dirty_next() looks at for one run: 63.5 GiB, if pages have 4 KiB */
 #ifndef VFIO_DIRTY_RUN
 #define VFIO_DIRTY_RUN		BIT(10)
 #endif

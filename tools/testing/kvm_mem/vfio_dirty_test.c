@@ -89,7 +89,9 @@ static void check_structure(struct world *w)
 	unsigned long index, i, any;
 
 	xa_for_each(&w->dirty.pieces, index, piece) {
-		for (i = any = 0; i < PIECE / BITS_PER_LONG; i++) {
+		for (i = any = 0; i < WORDS; i++) {
+			if (!piece->dirty[i] != !test_bit(i, piece->busy))
+				fail("busy bit %lu of piece %lx is wrong", i, index);
 			if (piece->pinned[i] & ~piece->dirty[i])
 				fail("piece %lx has a pinned page that isn't dirty", index);
 			any |= piece->dirty[i];
@@ -297,7 +299,9 @@ static void random_steps(unsigned long base, long steps, time_t until)
 
 static void case_random(void)
 {
-	static const unsigned long bases[] = { 0, 1UL << 27, -1UL / 4096 + 1 - ARENA };
+	static const unsigned long bases[] = {
+		0, (1UL << 27) / PIECE * PIECE, -1UL / 4096 + 1 - ARENA
+	};
 	time_t start = time(NULL);
 	unsigned long i;
 
