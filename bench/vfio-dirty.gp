@@ -15,9 +15,9 @@ set ylabel 'instructions, logarithmic'
 
 set logscale xy
 set xrange [0.6:20000]
-set yrange [1e4:1e10]
+set yrange [1e3:1e10]
 set xtics nomirror out ('1' 1, '100' 100, '10,000' 10000)
-set ytics nomirror out ('10 K' 1e4, '100 K' 1e5, '1 M' 1e6, '10 M' 1e7, '100 M' 1e8, '1 G' 1e9, '10 G' 1e10)
+set ytics nomirror out ('1 K' 1e3, '10 K' 1e4, '100 K' 1e5, '1 M' 1e6, '10 M' 1e7, '100 M' 1e8, '1 G' 1e9, '10 G' 1e10)
 set grid ytics lt 1 lc rgb '#dddddd'
 set border 3 lc rgb '#888888'
 set tics textcolor rgb '#222222'
