@@ -16,9 +16,9 @@
  *
  *  - A piece that has no dirty page is freed.
  *
- * Memory is used by what is dirty or pinned, not by what is mapped, and is
- * charged to the current task's cgroup.  Only vfio_dirty_pin() and
- * vfio_dirty_mark() allocate, and can fail.
+ * The size of the store depends on the pages that are dirty or pinned, not on those
+ * that are mapped.  Only vfio_dirty_pin() and vfio_dirty_mark() allocate memory, and
+ * can fail.  They charge it to the cgroup of the current task.
  */
 #include <linux/bitmap.h>
 #include <linux/export.h>

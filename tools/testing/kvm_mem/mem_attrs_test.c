@@ -20,6 +20,7 @@
 
 /* Include the source, as the cases look into leaves. */
 #include "../../../virt/kvm/mem_attrs.c"
+#include "cases.h"
 
 void maple_tree_init(void);
 
@@ -30,11 +31,6 @@ void maple_tree_init(void);
 #endif
 #define ARENA		(ARENA_BLOCKS * BLOCK)
 
-static long max_steps = 10000000;
-static long max_seconds = 60;
-static uint64_t rng_state = 88172645463325252ull;
-static unsigned int test_nr;
-
 /* A store, its arena, and the oracle: the attributes of each page. */
 struct world {
 	struct kvm_mem_attrs ma;
@@ -42,31 +38,10 @@ struct world {
 	uint8_t page[ARENA];
 };
 
-static uint64_t rng(void)
-{
-	rng_state ^= rng_state << 13;
-	rng_state ^= rng_state >> 7;
-	rng_state ^= rng_state << 17;
-	return rng_state;
-}
-
-static unsigned long rng_below(unsigned long n)
-{
-	return rng() % n;
-}
-
 static unsigned long random_attrs(void)
 {
 	return (rng() & (BIT(KVM_MEM_ATTRS_NR) - 1)) << KVM_MEM_ATTRS_SHIFT;
 }
-
-#define fail(fmt, ...) do {						\
-	printf("# line %d: " fmt "\n", __LINE__, ##__VA_ARGS__);	\
-	printf("not ok %u - %s\n", ++test_nr, current_case);		\
-	exit(1);							\
-} while (0)
-
-static const char *current_case = "start";
 
 static unsigned long oracle(struct world *w, unsigned long gfn)
 {
@@ -619,10 +594,7 @@ static void case_race(void)
 	world_destroy(&race.w);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
+static const struct test_case cases[] = {
 	{ "an empty store",				case_empty },
 	{ "the whole space, and holes at its ends",	case_whole_space },
 	{ "two pages of a block, one changes back",	case_classic },
@@ -633,39 +605,13 @@ static const struct {
 	{ "random steps, with failing allocations",	case_random },
 };
 
+static void init(void)
+{
+	maple_tree_init();
+	printf("# blocks of %lu pages, %d attributes\n", BLOCK, KVM_MEM_ATTRS_NR);
+}
+
 int main(int argc, char **argv)
 {
-	int opt;
-
-	while ((opt = getopt(argc, argv, "n:t:s:")) != -1) {
-		switch (opt) {
-		case 'n':
-			max_steps = atol(optarg);
-			break;
-		case 't':
-			max_seconds = atol(optarg);
-			break;
-		case 's':
-			rng_state = strtoull(optarg, NULL, 0) | 1;
-			break;
-		default:
-			fprintf(stderr, "usage: %s [-n STEPS] [-t SECONDS] [-s SEED]\n",
-				argv[0]);
-			return 2;
-		}
-	}
-
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	rcu_register_thread();
-	maple_tree_init();
-	printf("TAP version 14\n1..%zu\n", ARRAY_SIZE(cases));
-	printf("# blocks of %lu pages, %d attributes, seed %#llx\n", BLOCK,
-	       KVM_MEM_ATTRS_NR, (unsigned long long)rng_state);
-	for (test_nr = 0; test_nr < ARRAY_SIZE(cases); ) {
-		current_case = cases[test_nr].name;
-		cases[test_nr].run();
-		printf("ok %u - %s\n", ++test_nr, current_case);
-	}
-	rcu_unregister_thread();
-	return 0;
+	return run_cases(argc, argv, init, cases, ARRAY_SIZE(cases));
 }

@@ -20,6 +20,7 @@
 
 /* Include the source, as the cases look into pieces. */
 #include "../../../drivers/vfio/vfio_dirty.c"
+#include "cases.h"
 
 void xarray_init(void);
 
@@ -28,37 +29,12 @@ void xarray_init(void);
 #define DIRTY		1
 #define PINNED		2
 
-static long max_steps = 10000000;
-static long max_seconds = 60;
-static uint64_t rng_state = 88172645463325252ull;
-static unsigned int test_nr;
-static const char *current_case = "start";
-
 /* A store, its arena, and the oracle: the state of each page. */
 struct world {
 	struct vfio_dirty dirty;
 	unsigned long base;
 	uint8_t page[ARENA];
 };
-
-static uint64_t rng(void)
-{
-	rng_state ^= rng_state << 13;
-	rng_state ^= rng_state >> 7;
-	rng_state ^= rng_state << 17;
-	return rng_state;
-}
-
-static unsigned long rng_below(unsigned long n)
-{
-	return rng() % n;
-}
-
-#define fail(fmt, ...) do {						\
-	printf("# line %d: " fmt "\n", __LINE__, ##__VA_ARGS__);	\
-	printf("not ok %u - %s\n", ++test_nr, current_case);		\
-	exit(1);							\
-} while (0)
 
 /* tools/lib/bitmap.c needs more of tools/lib than this. */
 void __bitmap_clear(unsigned long *map, unsigned int start, int len)
@@ -377,49 +353,20 @@ static void case_far_apart(void)
 		fail("%ld objects leaked", slab_live());
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
+static const struct test_case cases[] = {
 	{ "an empty store",				case_empty },
 	{ "a pinned page stays dirty",			case_pinned },
 	{ "two pages far apart",			case_far_apart },
 	{ "random steps, with failing allocations",	case_random },
 };
 
+static void init(void)
+{
+	xarray_init();
+	printf("# pieces of %lu pages\n", PIECE);
+}
+
 int main(int argc, char **argv)
 {
-	int opt;
-
-	while ((opt = getopt(argc, argv, "n:t:s:")) != -1) {
-		switch (opt) {
-		case 'n':
-			max_steps = atol(optarg);
-			break;
-		case 't':
-			max_seconds = atol(optarg);
-			break;
-		case 's':
-			rng_state = strtoull(optarg, NULL, 0) | 1;
-			break;
-		default:
-			fprintf(stderr, "usage: %s [-n STEPS] [-t SECONDS] [-s SEED]\n",
-				argv[0]);
-			return 2;
-		}
-	}
-
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	rcu_register_thread();
-	xarray_init();
-	printf("TAP version 14\n1..%zu\n", ARRAY_SIZE(cases));
-	printf("# pieces of %lu pages, seed %#llx\n", PIECE,
-	       (unsigned long long)rng_state);
-	for (test_nr = 0; test_nr < ARRAY_SIZE(cases); ) {
-		current_case = cases[test_nr].name;
-		cases[test_nr].run();
-		printf("ok %u - %s\n", ++test_nr, current_case);
-	}
-	rcu_unregister_thread();
-	return 0;
+	return run_cases(argc, argv, init, cases, ARRAY_SIZE(cases));
 }

@@ -96,7 +96,7 @@ static void measure_queries(const char *prefix, unsigned int mappings, unsigned 
 {
 	uint64_t loop, whole, best;
 
-	/* The first query makes the memory of the container, and of what is written. */
+	/* The first round allocates the pages that the device writes to. */
 	measure(query_loop, mappings, dirty);
 	loop = measure(query_loop, mappings, dirty);
 	whole = measure(query_bitmap, mappings, dirty);

@@ -175,7 +175,7 @@ TEST_F(container, writes_are_dirty_once)
 	EXPECT_EQ(0, DIRTY_PAGES());
 }
 
-/* Starting and stopping twice is fine, and starting forgets what was dirty. */
+/* A second START or STOP changes nothing.  After STOP, START finds no dirty page. */
 TEST_F(container, start_and_stop)
 {
 	EXPECT_EQ(-EINVAL, get_bitmap(&self->c, IOVA, PAGES * PAGE, self->bitmap));
@@ -647,7 +647,7 @@ TEST_F(runs, one_query_of_everything)
 	EXPECT_RUNS(0, 0);
 }
 
-/* Read first, clear later: what has become dirty in between stays dirty. */
+/* A page that becomes dirty between a query and CLEAR_RUNS stays dirty. */
 TEST_F(runs, clear_what_was_read)
 {
 	WRITE(3, 2);
@@ -1007,7 +1007,7 @@ TEST_F(runs, random_steps)
 	}
 }
 
-/* A mapping of 16 TiB, of which two pages are dirty */
+/* Two pages of a mapping of 16 TiB are dirty. */
 TEST_F(runs, mapping_of_16_tib)
 {
 	const uint64_t size = 1UL << 44, iova = 1UL << 45;
