@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* A VFIO container with the devices of test_modules/vfio_test_dev.c */
+/* A VFIO container with the devices of drivers/vfio/vfio_test_dev.c */
 #ifndef SELFTEST_VFIO_CONTAINER_H
 #define SELFTEST_VFIO_CONTAINER_H
 
@@ -17,7 +17,7 @@
 #include <linux/vfio.h>
 #include <linux/vfio_dirty.h>
 
-#include "test_modules/vfio_test_dev.h"
+#include "../../../../drivers/vfio/vfio_test_dev.h"
 
 #define PAGE		4096UL
 

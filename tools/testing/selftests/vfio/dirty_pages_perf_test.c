@@ -2,7 +2,7 @@
 /*
  * What it costs to find dirty pages of a VFIO container, and to pin pages
  *
- * The container has a device of test_modules/vfio_test_dev.c, and mappings that fill
+ * The container has a device of drivers/vfio/vfio_test_dev.c, and mappings that fill
  * 39 bits of IOVA.  Each figure is a line "NAME VALUE UNIT".  A machine whose clock
  * counts instructions gives the same figures in each run.
  *

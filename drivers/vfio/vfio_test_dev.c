@@ -12,6 +12,7 @@
 #include <linux/module.h>
 #include <linux/platform_device.h>
 #include <linux/property.h>
+#include <linux/sched/signal.h>
 #include <linux/vfio.h>
 #include <linux/xarray.h>
 
@@ -66,10 +67,17 @@ static int test_map_pages(struct iommu_domain *domain, unsigned long iova,
 		ret = xa_err(xa_store(pages, (iova + i) >> PAGE_SHIFT,
 				      xa_mk_value((phys + i) >> PAGE_SHIFT), gfp));
 		if (ret)
-			return ret;
-		*mapped += PAGE_SIZE;
+			goto out_erase;
 	}
+	*mapped += i;
 	return 0;
+
+out_erase:
+	while (i) {
+		i -= PAGE_SIZE;
+		xa_erase(pages, (iova + i) >> PAGE_SHIFT);
+	}
+	return ret;
 }
 
 static size_t test_unmap_pages(struct iommu_domain *domain, unsigned long iova,
@@ -220,7 +228,7 @@ static void test_iommu_remove(struct test_iommu *iommu)
 struct test_dev {
 	struct vfio_device vdev;
 	struct mutex lock;		/* Protects pinned */
-	struct xarray pinned;		/* Times that a page is pinned, by page number */
+	struct xarray pinned;		/* Times that an IOVA is pinned, by IOVA */
 	bool hold;
 	struct completion held;
 	struct completion go;
@@ -241,9 +249,12 @@ static int pin(struct test_dev *dev, u64 iova, u32 nr)
 	int ret;
 
 	for (; nr; nr--, iova += PAGE_SIZE) {
-		n = xa_to_value(xa_load(&dev->pinned, iova >> PAGE_SHIFT) ?: xa_mk_value(0));
-		ret = xa_err(xa_store(&dev->pinned, iova >> PAGE_SHIFT,
-				      xa_mk_value(n), GFP_KERNEL));
+		if (fatal_signal_pending(current))
+			return -EINTR;
+
+		/* Allocate what xa_store() needs after the page is pinned. */
+		n = xa_to_value(xa_load(&dev->pinned, iova) ?: xa_mk_value(0));
+		ret = xa_err(xa_store(&dev->pinned, iova, xa_mk_value(n), GFP_KERNEL));
 		if (ret)
 			return ret;
 
@@ -252,10 +263,9 @@ static int pin(struct test_dev *dev, u64 iova, u32 nr)
 		if (ret == 1)
 			n++;
 		if (n)
-			xa_store(&dev->pinned, iova >> PAGE_SHIFT, xa_mk_value(n),
-				 GFP_KERNEL);
+			xa_store(&dev->pinned, iova, xa_mk_value(n), GFP_KERNEL);
 		else
-			xa_erase(&dev->pinned, iova >> PAGE_SHIFT);
+			xa_erase(&dev->pinned, iova);
 		if (ret != 1)
 			return ret ?: -EFAULT;
 		cond_resched();
@@ -265,20 +275,19 @@ static int pin(struct test_dev *dev, u64 iova, u32 nr)
 
 static int unpin(struct test_dev *dev, u64 iova, u32 nr)
 {
-	unsigned long page, n;
+	unsigned long n;
 	void *entry;
 
 	for (; nr; nr--, iova += PAGE_SIZE) {
-		page = iova >> PAGE_SHIFT;
-		entry = xa_load(&dev->pinned, page);
+		entry = xa_load(&dev->pinned, iova);
 		if (!entry)
 			return -EINVAL;
 
 		n = xa_to_value(entry) - 1;
 		if (n)
-			xa_store(&dev->pinned, page, xa_mk_value(n), GFP_KERNEL);
+			xa_store(&dev->pinned, iova, xa_mk_value(n), GFP_KERNEL);
 		else
-			xa_erase(&dev->pinned, page);
+			xa_erase(&dev->pinned, iova);
 		vfio_unpin_pages(&dev->vdev, iova, 1);
 		cond_resched();
 	}
@@ -287,14 +296,13 @@ static int unpin(struct test_dev *dev, u64 iova, u32 nr)
 
 static void unpin_range(struct test_dev *dev, u64 first, u64 last)
 {
-	unsigned long page;
+	unsigned long iova;
 	void *entry;
 
 	mutex_lock(&dev->lock);
-	xa_for_each_range(&dev->pinned, page, entry, first >> PAGE_SHIFT,
-			  last >> PAGE_SHIFT) {
-		while (xa_load(&dev->pinned, page))
-			unpin(dev, (u64)page << PAGE_SHIFT, 1);
+	xa_for_each_range(&dev->pinned, iova, entry, first, last) {
+		while (xa_load(&dev->pinned, iova))
+			unpin(dev, iova, 1);
 	}
 	mutex_unlock(&dev->lock);
 }
@@ -321,6 +329,9 @@ static int churn(struct test_dev *dev, u64 iova, u32 nr)
 	int ret;
 
 	for (; nr; nr--) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+
 		ret = vfio_pin_pages(&dev->vdev, iova, 1, IOMMU_READ | IOMMU_WRITE,
 				     &page);
 		if (ret != 1)
@@ -428,10 +439,14 @@ static const struct vfio_device_ops test_physical_ops = {
 
 static int test_probe(struct platform_device *pdev)
 {
-	bool emulated = !test_iommus[pdev->id].pgsize_bitmap;
 	struct test_dev *dev;
+	bool emulated;
 	int ret;
 
+	if (pdev->id < 0 || pdev->id >= NR_VFIO_TEST_DEVS)
+		return -ENODEV;
+
+	emulated = !test_iommus[pdev->id].pgsize_bitmap;
 	dev = vfio_alloc_device(test_dev, vdev, &pdev->dev,
 				emulated ? &test_emulated_ops : &test_physical_ops);
 	if (IS_ERR(dev))
@@ -465,6 +480,24 @@ static struct platform_driver test_driver = {
 
 static struct platform_device *test_devs[NR_VFIO_TEST_DEVS];
 
+/*
+ * The lock isn't exported to modules.  Nobody else knows the device yet, so all that
+ * a module can have without it is a complaint of lockdep.
+ */
+static int test_fwspec_init(struct device *dev, struct fwnode_handle *fwnode)
+{
+	int ret;
+
+#ifndef MODULE
+	mutex_lock(&iommu_probe_device_lock);
+#endif
+	ret = iommu_fwspec_init(dev, fwnode);
+#ifndef MODULE
+	mutex_unlock(&iommu_probe_device_lock);
+#endif
+	return ret;
+}
+
 static int test_dev_add(int id)
 {
 	struct platform_device *pdev = platform_device_alloc("vfio_test", id);
@@ -477,18 +510,20 @@ static int test_dev_add(int id)
 	if (test_iommus[id].pgsize_bitmap) {
 		ret = test_iommu_add(&test_iommus[id], id);
 		if (!ret)
-			ret = iommu_fwspec_init(&pdev->dev, test_iommus[id].fwnode);
+			ret = test_fwspec_init(&pdev->dev, test_iommus[id].fwnode);
 		if (ret)
 			goto out;
 	}
 
 	ret = platform_device_add(pdev);
 	if (ret)
-		goto out;
+		goto out_fwspec;
 
 	test_devs[id] = pdev;
 	return 0;
 
+out_fwspec:
+	iommu_fwspec_free(&pdev->dev);
 out:
 	platform_device_put(pdev);
 	return ret;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-#ifndef SELFTEST_VFIO_TEST_DEV_H
-#define SELFTEST_VFIO_TEST_DEV_H
+#ifndef DRIVERS_VFIO_TEST_DEV_H
+#define DRIVERS_VFIO_TEST_DEV_H
 
 #include <linux/types.h>
 
