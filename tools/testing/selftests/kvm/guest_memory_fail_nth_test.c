@@ -9,7 +9,6 @@
  * has all of its writes.  At last, kmemleak must find nothing that KVM has lost.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -20,6 +19,7 @@
 #include <linux/sizes.h>
 
 #include "dirty_log.h"
+#include "fail_nth.h"
 #include "guest_accesses.h"
 #include "kselftest.h"
 #include "kvm_util.h"
@@ -66,53 +66,6 @@ struct test {
 	enum how how;				/* HOW_GET if it is left out */
 	bool (*supported)(void);
 };
-
-/* ---- Fault injection ------------------------------------------------------ */
-
-static int fail_nth_fd;
-
-static bool write_file(const char *path, const char *what)
-{
-	int fd = open(path, O_WRONLY);
-	bool ok = fd >= 0 && write(fd, what, strlen(what)) == strlen(what);
-
-	if (fd >= 0)
-		close(fd);
-	return ok;
-}
-
-static void set_up_fault_injection(void)
-{
-	fail_nth_fd = open("/proc/thread-self/fail-nth", O_RDWR);
-	if (fail_nth_fd < 0 ||
-	    !write_file("/sys/kernel/debug/failslab/ignore-gfp-wait", "N") ||
-	    !write_file("/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait", "N"))
-		ksft_exit_skip("needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and debugfs\n");
-
-	write_file("/sys/kernel/debug/fail_page_alloc/min-order", "0");
-	write_file("/sys/kernel/debug/failslab/verbose", "0");
-	write_file("/sys/kernel/debug/fail_page_alloc/verbose", "0");
-}
-
-static void fail_nth(int n)
-{
-	char buf[16];
-
-	snprintf(buf, sizeof(buf), "%d", n);
-	/* This write may be what fails. */
-	while (pwrite(fail_nth_fd, buf, strlen(buf), 0) < 0)
-		TEST_ASSERT(errno == EFAULT || errno == ENOMEM, "fail-nth, errno %d", errno);
-}
-
-/* Return true if an allocation has failed. */
-static bool stop_failing(void)
-{
-	char buf[16] = { };
-	bool failed = pread(fail_nth_fd, buf, sizeof(buf) - 1, 0) < 0 || !atoi(buf);
-
-	fail_nth(0);
-	return failed;
-}
 
 /* ---- VM ------------------------------------------------------------------- */
 
@@ -501,32 +454,9 @@ static void run_test(const struct test *t)
 	ksft_test_result(true, "%s: %d allocations\n", t->name, n - 1);
 }
 
-/* ---- Leaks -------------------------------------------------------------------- */
-
-#define KMEMLEAK	"/sys/kernel/debug/kmemleak"
-
-/* An object is only reported once it is 5 s old. */
-static bool kvm_has_leaks(void)
-{
-	char line[256];
-	bool leaks = false;
-	FILE *f;
-
-	sleep(6);
-	write_file(KMEMLEAK, "scan");
-	write_file(KMEMLEAK, "scan");
-	f = fopen(KMEMLEAK, "r");
-	TEST_ASSERT(f, KMEMLEAK ", errno %d", errno);
-	while (fgets(line, sizeof(line), f)) {
-		ksft_print_msg("%s", line);
-		leaks |= strstr(line, "kvm") || strstr(line, "mem_attrs");
-	}
-	fclose(f);
-	return leaks;
-}
-
 int main(void)
 {
+	static const char *const names[] = { "kvm", "mem_attrs", NULL };
 	bool kmemleak;
 	int i;
 
@@ -535,11 +465,11 @@ int main(void)
 	set_up_fault_injection();
 	ksft_set_plan(ARRAY_SIZE(tests) + 1);
 
-	kmemleak = write_file(KMEMLEAK, "clear");
+	kmemleak = forget_leaks();
 	for (i = 0; i < ARRAY_SIZE(tests); i++)
 		run_test(&tests[i]);
 	if (kmemleak)
-		ksft_test_result(!kvm_has_leaks(), "no leaks\n");
+		ksft_test_result(!has_leaks(names), "no leaks\n");
 	else
 		ksft_test_result_skip("no leaks: needs CONFIG_DEBUG_KMEMLEAK\n");
 

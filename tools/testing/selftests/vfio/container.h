@@ -13,7 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+#include <linux/userfaultfd.h>
 #include <linux/vfio.h>
 #include <linux/vfio_dirty.h>
 
@@ -52,14 +54,21 @@ static inline int open_group(const char *device_group)
 	return fd < 0 ? -errno : fd;
 }
 
+static inline int open_test_group(int id)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/bus/platform/devices/vfio_test.%d/iommu_group", id);
+	return open_group(path);
+}
+
 /* Attach the group of a device to the container, and open the device. */
 static inline int container_attach(struct container *c, int id, int type)
 {
-	char name[32], path[64];
+	char name[32];
 	int r;
 
-	snprintf(path, sizeof(path), "/sys/bus/platform/devices/vfio_test.%d/iommu_group", id);
-	c->group[id] = open_group(path);
+	c->group[id] = open_test_group(id);
 	if (c->group[id] < 0)
 		return c->group[id];
 
@@ -209,6 +218,25 @@ static inline int tell(struct container *c, int id, uint32_t op, uint64_t iova,
 	struct vfio_test_cmd cmd = { .op = op, .nr = nr, .iova = iova };
 
 	return pwrite(c->dev[id], &cmd, sizeof(cmd), 0) == sizeof(cmd) ? 0 : -errno;
+}
+
+/*
+ * Hold whoever accesses pages that aren't there.  Returns a userfaultfd, whose end lets
+ * them go on, or a negative errno.
+ */
+static inline int hold_pages(void *pages, size_t size)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range.start = (uintptr_t)pages,
+		.range.len = size,
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &reg))
+		return -errno;
+	return fd;
 }
 
 /* The migration capability; all bits are 0 if there is none. */

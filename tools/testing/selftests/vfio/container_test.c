@@ -12,8 +12,6 @@
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <linux/userfaultfd.h>
 
 #include "../kselftest_harness.h"
 #include "container.h"
@@ -31,22 +29,6 @@ static void *make_call(void *arg)
 
 	call->r = do_ioctl(call->c.fd, call->request, call->arg);
 	return NULL;
-}
-
-/* Return a userfaultfd that holds who accesses the page, or a negative errno. */
-static int hold_page(void *page)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = {
-		.range.start = (uintptr_t)page,
-		.range.len = PAGE,
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
-
-	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &reg))
-		return -errno;
-	return fd;
 }
 
 FIXTURE(container) {
@@ -97,7 +79,7 @@ TEST_F(container, last_group_leaves_during_an_ioctl)
 	ASSERT_EQ(0, container_open(&call.c, VFIO_TEST_EMULATED, VFIO_TYPE1v2_IOMMU));
 	call.arg = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, call.arg);
-	uffd = hold_page(call.arg);
+	uffd = hold_pages(call.arg, PAGE);
 	ASSERT_LE(0, uffd);
 
 	ASSERT_EQ(0, pthread_create(&caller, NULL, make_call, &call));

@@ -14,7 +14,7 @@
 #define _GNU_SOURCE
 #include <sys/mman.h>
 
-#include "../kselftest.h"
+#include "../fail_nth.h"
 #include "container.h"
 
 #define E1		VFIO_TEST_EMULATED
@@ -43,53 +43,6 @@ struct test {
 
 static uint8_t *mem;
 static uint64_t *bitmap;
-
-/* ---- Fault injection ------------------------------------------------------------ */
-
-static int fail_nth_fd;
-
-static bool write_file(const char *path, const char *what)
-{
-	int fd = open(path, O_WRONLY);
-	bool ok = fd >= 0 && write(fd, what, strlen(what)) == strlen(what);
-
-	if (fd >= 0)
-		close(fd);
-	return ok;
-}
-
-static void set_up_fault_injection(void)
-{
-	fail_nth_fd = open("/proc/thread-self/fail-nth", O_RDWR);
-	if (fail_nth_fd < 0 ||
-	    !write_file("/sys/kernel/debug/failslab/ignore-gfp-wait", "N") ||
-	    !write_file("/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait", "N"))
-		ksft_exit_skip("needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and debugfs\n");
-
-	write_file("/sys/kernel/debug/fail_page_alloc/min-order", "0");
-	write_file("/sys/kernel/debug/failslab/verbose", "0");
-	write_file("/sys/kernel/debug/fail_page_alloc/verbose", "0");
-}
-
-static void fail_nth(int n)
-{
-	char buf[16];
-
-	snprintf(buf, sizeof(buf), "%d", n);
-	/* This write may be what fails. */
-	while (pwrite(fail_nth_fd, buf, strlen(buf), 0) < 0)
-		;
-}
-
-/* Return true if an allocation has failed. */
-static bool stop_failing(void)
-{
-	char buf[16] = { };
-	bool failed = pread(fail_nth_fd, buf, sizeof(buf) - 1, 0) < 0 || !atoi(buf);
-
-	fail_nth(0);
-	return failed;
-}
 
 /* ---- Dirty pages ------------------------------------------------------------------ */
 
@@ -159,7 +112,7 @@ static int track_with_phys(struct container *c)
 /* The device is not opened, since all is dirty once its group has joined. */
 static int track_before_join(struct container *c)
 {
-	c->group[PHYS] = open_group("/sys/bus/platform/devices/vfio_test.2/iommu_group");
+	c->group[PHYS] = open_test_group(PHYS);
 	return c->group[PHYS] < 0 ? c->group[PHYS] : track(c);
 }
 
@@ -293,33 +246,9 @@ static void run_test(const struct test *t)
 	ksft_test_result(!r, "%s: %d allocations\n", t->name, n - 1);
 }
 
-/* ---- Leaks ------------------------------------------------------------------------ */
-
-#define KMEMLEAK	"/sys/kernel/debug/kmemleak"
-
-/* An object is only reported once it is 5 s old. */
-static bool vfio_has_leaks(void)
-{
-	char line[256];
-	bool leaks = false;
-	FILE *f;
-
-	sleep(6);
-	if (!write_file(KMEMLEAK, "scan") || !write_file(KMEMLEAK, "scan"))
-		return true;
-	f = fopen(KMEMLEAK, "r");
-	if (!f)
-		return true;
-	while (fgets(line, sizeof(line), f)) {
-		ksft_print_msg("%s", line);
-		leaks |= !!strstr(line, "vfio");
-	}
-	fclose(f);
-	return leaks;
-}
-
 int main(void)
 {
+	static const char *const names[] = { "vfio", NULL };
 	bool kmemleak;
 	int i;
 
@@ -333,11 +262,11 @@ int main(void)
 	memset(mem, 0, PAGES * PAGE);
 	ksft_set_plan(NR_TESTS + 1);
 
-	kmemleak = write_file(KMEMLEAK, "scan") && write_file(KMEMLEAK, "clear");
+	kmemleak = forget_leaks();
 	for (i = 0; i < NR_TESTS; i++)
 		run_test(&tests[i]);
 	if (kmemleak)
-		ksft_test_result(!vfio_has_leaks(), "no leaks\n");
+		ksft_test_result(!has_leaks(names), "no leaks\n");
 	else
 		ksft_test_result_skip("no leaks: needs CONFIG_DEBUG_KMEMLEAK\n");
 	ksft_finished();

@@ -15,9 +15,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <linux/userfaultfd.h>
 
 #include "../kselftest_harness.h"
 #include "container.h"
@@ -1083,21 +1081,13 @@ static void *held_query(void *arg)
 /* Begin a query whose array isn't there yet, and wait until it needs the array. */
 static int hold_query(struct held *held, struct query *q)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = {
-		.range.start = (uintptr_t)q->run,
-		.range.len = MAX_RUNS * sizeof(*q->run),
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
 	struct uffd_msg msg;
 
 	held->q = q;
 	madvise(q->run, MAX_RUNS * sizeof(*q->run), MADV_DONTNEED);
-	held->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	held->uffd = hold_pages(q->run, MAX_RUNS * sizeof(*q->run));
 	if (held->uffd < 0)
-		return -errno;
-	if (ioctl(held->uffd, UFFDIO_API, &api) || ioctl(held->uffd, UFFDIO_REGISTER, &reg))
-		return -errno;
+		return held->uffd;
 	if (pthread_create(&held->thread, NULL, held_query, held))
 		return -1;
 	return read(held->uffd, &msg, sizeof(msg)) == sizeof(msg) ? 0 : -errno;
