@@ -225,7 +225,7 @@ def verdict(figure, machine, stock, ours):
     value = ours[machine, figure.name]
     if kind == 'most':
         text, good = f'<= {human(limit, figure.unit)}', value <= limit
-    elif kind == 'like':
+    elif kind == 'like' and (machine, limit[1]) in ours:
         factor, name, label = limit
         text, good = f'<= {factor} x {label}', value <= factor * ours[machine, name]
     elif kind == 'ratio' and (machine, figure.name) in stock:
@@ -267,6 +267,8 @@ def table(sections, stock, ours, left='stock'):
     guessed = False
     for section in sections:
         shown = list(lines(section, stock, ours))
+        if not shown:
+            continue
         guessed |= any(line.guess for line in shown)
         text += [f'{section.title}:'] + [table_line(line) for line in shown]
     if guessed:

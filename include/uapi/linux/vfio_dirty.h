@@ -7,7 +7,7 @@
 /*
  * Flags of VFIO_IOMMU_DIRTY_PAGES, beside those in <linux/vfio.h>.  The flags of
  * &struct vfio_iommu_type1_info_cap_migration have those that the container
- * knows.  The documentation, "Dirty pages of VFIO type 1 devices", shows how a VMM
+ * knows.  The documentation, "Dirty pages of VFIO type 1 containers", shows how a VMM
  * uses them.
  *
  * Addresses and lengths are in bytes.  They are multiples of the page size, the
@@ -22,7 +22,7 @@
 #define VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_RUNS	(1 << 16)
 
 /*
- * Make the pages of an array of runs clean: argsz and flags are followed by a
+ * Clear the pages of an array of runs: argsz and flags are followed by a
  * &struct vfio_iommu_type1_dirty_runs.
  */
 #define VFIO_IOMMU_DIRTY_PAGES_FLAG_CLEAR_RUNS	(1 << 17)

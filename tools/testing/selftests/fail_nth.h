@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * For tests that let each allocation of a call fail, one after the other, and then look
- * for what the kernel has lost
+ * For tests that let each allocation of a call fail in turn, and then look for leaks
  *
  * A test calls set_up_fault_injection() once, and fail_nth() before a call and
  * stop_failing() after it, for n = 1, 2, ... until stop_failing() returns false.
@@ -45,7 +44,7 @@ static inline void set_up_fault_injection(void)
 	write_file("/sys/kernel/debug/fail_page_alloc/verbose", "0");
 }
 
-/* Let the n-th allocation of this thread fail from now on; 0 for none. */
+/* Let the n-th allocation from now fail, in this thread; 0 for none. */
 static inline void fail_nth(int n)
 {
 	char buf[16];
@@ -58,7 +57,7 @@ static inline void fail_nth(int n)
 	}
 }
 
-/* Return true if an allocation has failed. */
+/* Let no allocation fail any more.  Return true if one has failed. */
 static inline bool stop_failing(void)
 {
 	char buf[16] = { };
@@ -77,8 +76,8 @@ static inline bool forget_leaks(void)
 }
 
 /*
- * Print all leaks since then.  Return true if one has any of the names, which end with
- * NULL, in its backtrace, or if there was no look.
+ * Print all leaks since forget_leaks().  Return true if a backtrace has any of the names,
+ * which end with NULL, or if the kernel could not look for leaks.
  */
 static inline bool has_leaks(const char *const names[])
 {

@@ -30,6 +30,7 @@
 #define OTHER_BASE	(BASE + 64 * (uint64_t)SZ_1G)
 #define MAX_SAMPLES	16384
 #define AHEAD		512	/* pages */
+#define PATIENCE	60	/* seconds that a write may take */
 #define MANUAL		KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
 #define MANUAL_INIT	(MANUAL | KVM_DIRTY_LOG_INITIALLY_SET)
 
@@ -405,9 +406,9 @@ static void one_round(struct vmm *v, enum meanwhile what, typeof(shared) *guest)
 static void bench_beside(struct vmm *v, int mib, enum meanwhile what)
 {
 	pthread_t thread, unmapper;
+	uint64_t begin, ns;
 	typeof(shared) *guest;
 	int rounds = 0;
-	uint64_t end;
 
 	shared.stop = false;
 	shared.writes = 0;
@@ -421,8 +422,13 @@ static void bench_beside(struct vmm *v, int mib, enum meanwhile what)
 	stop_unmapping = what != CLEAR_AND_UNMAP;
 	pthread_create(&unmapper, NULL, unmap_thread, addr_gpa2hva(v->vm, OTHER_BASE));
 
-	for (end = now_ns() + seconds * NSEC_PER_SEC; now_ns() < end; rounds++)
+	begin = now_ns();
+	do {
 		one_round(v, what, guest);
+		rounds++;
+		ns = now_ns() - begin;
+	} while (ns < seconds * NSEC_PER_SEC ||
+		 (!READ_ONCE(guest->nr_samples) && ns < PATIENCE * NSEC_PER_SEC));
 	WRITE_ONCE(guest->stop, true);
 	WRITE_ONCE(stop_unmapping, true);
 	pthread_join(thread, NULL);
@@ -431,8 +437,8 @@ static void bench_beside(struct vmm *v, int mib, enum meanwhile what)
 
 	print_stalls(v, whats[what], mib);
 	if (what == CLEAR) {
-		figure(shared.writes / seconds, "a_second", "writes_%dm", mib);
-		figure(rounds / seconds, "a_second", "clears_%dm", mib);
+		figure(shared.writes * NSEC_PER_SEC / ns, "a_second", "writes_%dm", mib);
+		figure(rounds * NSEC_PER_SEC / ns, "a_second", "clears_%dm", mib);
 	}
 	if (what == CLEAR_AND_UNMAP)
 		figure(longest_unmap, "ns", "unmap_call_%dm", mib);

@@ -29,7 +29,7 @@ struct container {
 	int dev[NR_VFIO_TEST_DEVS];
 };
 
-/* The functions below return what the ioctl returns, or the negative errno. */
+/* Functions that return an int return a negative errno if they fail. */
 static inline int do_ioctl(int fd, unsigned long request, void *arg)
 {
 	int r = ioctl(fd, request, arg);
@@ -221,8 +221,8 @@ static inline int tell(struct container *c, int id, uint32_t op, uint64_t iova,
 }
 
 /*
- * Hold whoever accesses pages that aren't there.  Returns a userfaultfd, whose end lets
- * them go on, or a negative errno.
+ * Block whoever accesses pages that aren't there.  Returns a userfaultfd, which lets
+ * them go on when it is closed, or a negative errno.
  */
 static inline int hold_pages(void *pages, size_t size)
 {

@@ -333,6 +333,7 @@ TEST(version_1)
 	struct container c;
 
 	ASSERT_EQ(0, container_open(&c, PHYS, VFIO_TYPE1_IOMMU));
+	EXPECT_EQ(0, migration_cap(&c).flags);
 	EXPECT_EQ(-EACCES, start(&c));
 	container_close(&c);
 }
@@ -807,6 +808,37 @@ TEST_F(runs, part_of_a_dirty_mapping)
 	EXPECT_RUNS(0, 0);
 }
 
+/* More dirty mappings than are looked at with the lock of the container held */
+TEST_F(runs, many_dirty_mappings)
+{
+	const uint64_t iova = IOVA + PAGES * PAGE, nr = 3000;
+	uint64_t i;
+
+	for (i = 0; i < nr; i++)
+		ASSERT_EQ(0, map(&self->q.c, iova + 2 * i * PAGE, 2 * PAGE, self->q.mem));
+	ASSERT_EQ(0, container_attach(&self->q.c, PHYS, 0));
+	ASSERT_EQ(0, container_detach(&self->q.c, PHYS));
+	EXPECT_RUNS(1, NO_CLEAR);
+	EXPECT_RUN(0, 0, PAGES + 2 * nr);
+
+	/* All but the first and the last page, twice */
+	for (i = 0; i < 2; i++) {
+		self->q.run[i].start = IOVA + PAGE;
+		self->q.run[i].length = (PAGES + 2 * nr - 2) * PAGE;
+	}
+	ASSERT_EQ(0, clear_runs(&self->q, 2));
+	EXPECT_RUNS(2, NO_CLEAR);
+	EXPECT_RUN(0, 0, 1);
+	EXPECT_RUN(1, PAGES + 2 * nr - 1, 1);
+
+	/* A query that ends before the last */
+	ASSERT_EQ(0, get_runs(&self->q, IOVA, iova + 2 * PAGE - 1, MAX_RUNS, 0));
+	ASSERT_EQ(1, self->q.nr);
+	EXPECT_RUN(0, 0, 1);
+	EXPECT_RUNS(1, 0);
+	EXPECT_RUN(0, PAGES + 2 * nr - 1, 1);
+}
+
 /* If a page that is tracked has 64 KiB, so has a run at least. */
 TEST_F(runs, pages_of_64_kib)
 {
@@ -1028,7 +1060,7 @@ static int random_step(struct query *q, struct model *m)
 	return map(&q->c, IOVA + first * PAGE, size, q->mem + first * PAGE);
 }
 
-TEST_F(runs, random_steps)
+TEST_F_TIMEOUT(runs, random_steps, 300)	/* 60 s with KASAN */
 {
 	static struct model m;
 	uint64_t size = PAGES * PAGE;
@@ -1204,7 +1236,7 @@ static int write_file(const char *path, const char *text)
 	return n == strlen(text) ? 0 : -1;
 }
 
-/* Each page that is dirty, far from others, costs 4 KiB. */
+/* Each page that is dirty, far from others, costs 4 KiB, or 8 KiB with KASAN. */
 TEST_F(runs, memory_is_charged)
 {
 	const unsigned int nr = 1000;
@@ -1226,7 +1258,7 @@ TEST_F(runs, memory_is_charged)
 	ASSERT_EQ(0, r);
 	after = memory_of_cgroup();
 	EXPECT_LT(before + (long)(nr * PAGE * 9 / 10), after);
-	EXPECT_GT(before + (long)(nr * PAGE * 2), after);
+	EXPECT_GT(before + (long)(nr * PAGE * 5 / 2), after);
 	EXPECT_RUNS(nr, 0);
 	umount2(CGROUP, MNT_DETACH);
 }
