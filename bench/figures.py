@@ -175,7 +175,12 @@ DEMO = [
         Figure('memslot_1t', 'create a memslot of 1 TiB', 'instructions'),
         Figure('kept_fragmented_1g', 'kept for 1 GiB, every other page private', 'bytes'),
         Figure('clear_all', 'clear the dirty log, per page', 'instructions'),
-        Figure('clear_sparse', 'the same, one page in 64 dirty', 'instructions')]),
+        Figure('clear_sparse', 'the same, one page in 64 dirty', 'instructions'),
+        Figure('drop_miss_5121', 'drop a page of a VM with 5121 pfn caches', 'instructions'),
+        Figure('nested_msr', 'a nested guest exits to L1 and goes on', 'ticks')]),
+    Section('x86-vfio-icount', 'The same, of a VFIO container with 512 GiB of IOVA, in 100 mappings', [
+        Figure('dirty_start_100', 'begin to track dirty pages', 'instructions'),
+        Figure('dirty_query_100_100', 'find 100 dirty pages (stock: the best way)', 'instructions')]),
     Section('x86-svm-smp', 'Timed with two CPUs: a busy host changes these', [
         Figure('stall_p99_512m', 'slowest 1 % of writes during a clear', 'ns'),
         Figure('writes_512m', 'writes of a vCPU (more is better)', 'a_second')]),
